@@ -1,0 +1,56 @@
+# Nearcast. `make demo` shows it, `make test` proves it; the rest is for people who change it.
+SHELL := /bin/bash
+BIN   := bin
+TOOLS := .cache/tools
+BINARIES := nearcast nearcast-edge nearcast-controller nearcast-lab
+VERSION := $(shell git describe --always --dirty --tags 2>/dev/null || echo unknown)
+export GOTOOLCHAIN ?= local
+
+BUF_VERSION := v1.75.0
+PROTOC_GEN_GO_VERSION := v1.36.12
+PROTOC_GEN_GO_GRPC_VERSION := v1.6.2
+
+.PHONY: all build demo test test-unit test-root bench generate check-generated deps clean help
+
+all: build
+
+help: ## say what the targets do
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
+
+build: ## build the four binaries into bin/
+	@mkdir -p $(BIN)
+	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o $(BIN)/ $(addprefix ./cmd/,$(BINARIES))
+
+deps: ## install the Debian packages that demo and test need (root)
+	@./testbed/deps.sh
+
+demo: deps build ## show real connections getting faster, in a world of network namespaces (root)
+	@$(BIN)/nearcast-lab demo
+
+test: deps build test-unit test-root ## everything: unit, fuzz seeds, race, netns worlds (root)
+
+test-unit: ## what needs no root
+	go vet ./...
+	go test -race -timeout 20m $$(go list ./... | grep -v -e /testbed/scenario)
+
+test-root: build ## the worlds: scenario tests that start the built binaries (root)
+	NEARCAST_REQUIRE_ROOT=1 NEARCAST_BIN=$(CURDIR)/$(BIN) go test -v -count=1 -timeout 60m ./testbed/scenario/...
+
+bench: deps build ## measure beside the peers; results as JSON in bench-results/ (root)
+	@$(BIN)/nearcast-lab bench
+
+$(TOOLS)/buf:
+	GOBIN=$(CURDIR)/$(TOOLS) go install github.com/bufbuild/buf/cmd/buf@$(BUF_VERSION)
+$(TOOLS)/protoc-gen-go:
+	GOBIN=$(CURDIR)/$(TOOLS) go install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO_VERSION)
+$(TOOLS)/protoc-gen-go-grpc:
+	GOBIN=$(CURDIR)/$(TOOLS) go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@$(PROTOC_GEN_GO_GRPC_VERSION)
+
+generate: $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc ## remake the committed generated files
+	cd proto && PATH="$(CURDIR)/$(TOOLS):$$PATH" buf lint && PATH="$(CURDIR)/$(TOOLS):$$PATH" buf generate
+
+check-generated: generate ## fail if generated files are stale
+	git diff --exit-code -- '*.pb.go'
+
+clean: ## remove what was built
+	rm -rf $(BIN) .cache bench-results
