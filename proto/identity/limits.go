@@ -1,0 +1,26 @@
+package identity
+
+import "time"
+
+const (
+	// CALifetime is how long a certificate authority lives. Ten years outlive the rotation of any
+	// sensible operator; its end is reported long before.
+	CALifetime = 10 * 365 * 24 * time.Hour
+	// LeafLifetime is how long a leaf lives: short enough that revocation needs no lists, long
+	// enough to outlive a day without controllers.
+	LeafLifetime = 24 * time.Hour
+	// clockSkewMax is how far certificates are dated back, so that a machine whose clock is up to an
+	// hour late accepts them.
+	clockSkewMax = time.Hour
+
+	clusterBytesMax = 63 // of a DNS label, so that a cluster's name fits everywhere
+	nameBytesMax    = 64 // of a Subject's name
+	requestBytesMax = 8 << 10
+	fileBytesMax    = 64 << 10 // an identity file: one key, one leaf, a few roots
+	rootsMax        = 16       // authorities trusted at once; a rotation needs two
+
+	tokenBytesMax  = 256
+	tokenIDMax     = 32
+	secretBytesMin = 16 // 80 bits in base 32
+	secretBytesMax = 128
+)
