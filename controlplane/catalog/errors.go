@@ -1,0 +1,95 @@
+package catalog
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/nearcast/nearcast/proto/model"
+)
+
+// Code is the kind of an error, in the words of gRPC.
+type Code int
+
+const (
+	Internal           Code = iota // a fault in this program or in the stored data
+	InvalidArgument                // the request is wrong in itself
+	NotFound                       // the object, or one it names, does not exist
+	AlreadyExists                  // a name or an object that is unique is there already
+	FailedPrecondition             // the cluster's present state forbids it
+	LimitExceeded                  // a quota is used up
+	Aborted                        // expected_revision is not the object's, or too many others wrote
+	Unavailable                    // the store does not answer; try again
+)
+
+func (c Code) String() string {
+	return [...]string{"internal", "invalid argument", "not found", "already exists",
+		"failed precondition", "limit exceeded", "aborted", "unavailable"}[c]
+}
+
+// Reason says which rule an Error is about, where a caller may want to tell one from another. The
+// names are those of AWS Global Accelerator's exceptions where it has one.
+type Reason string
+
+const (
+	ReasonAcceleratorNotFound Reason = "AcceleratorNotFound"
+	ReasonListenerNotFound    Reason = "ListenerNotFound"
+	ReasonGroupNotFound       Reason = "EndpointGroupNotFound"
+	ReasonEndpointNotFound    Reason = "EndpointNotFound"
+	ReasonTargetNotFound      Reason = "TargetNotFound"
+	ReasonPoolNotFound        Reason = "PoolNotFound"
+	ReasonSiteNotFound        Reason = "SiteNotFound"
+	ReasonRegionNotFound      Reason = "RegionNotFound"
+	ReasonNodeNotFound        Reason = "NodeNotFound"
+	ReasonNotDisabled         Reason = "AcceleratorNotDisabled"
+	ReasonHasListeners        Reason = "AssociatedListenerFound"
+	ReasonHasGroups           Reason = "AssociatedEndpointGroupFound"
+	ReasonGroupExists         Reason = "EndpointGroupAlreadyExists"
+	ReasonEndpointExists      Reason = "EndpointAlreadyExists"
+	ReasonInvalidPortRange    Reason = "InvalidPortRange"
+	ReasonInvalidPageToken    Reason = "InvalidNextToken"
+	ReasonTokenReused         Reason = "IdempotencyTokenReused"
+	ReasonNoAddresses         Reason = "NoAddresses"
+	ReasonInUse               Reason = "InUse"
+	ReasonForbiddenEndpoint   Reason = "ForbiddenEndpoint"
+	ReasonRevision            Reason = "Revision"
+	ReasonContention          Reason = "Contention"
+	ReasonGuard               Reason = "Guard" // Options.Force would allow it
+	ReasonLimit               Reason = "LimitExceeded"
+	ReasonNone                Reason = ""
+)
+
+// Error is what every method returns when it does not do what it was asked.
+type Error struct {
+	Code    Code
+	Reason  Reason
+	Message string            // one sentence, lower case
+	Fields  model.FieldErrors // what is wrong with the request, field by field; may be empty
+	Err     error             // the cause below, if there is one
+}
+
+func (e *Error) Error() string {
+	if len(e.Fields) > 0 {
+		return fmt.Sprintf("%s: %v", e.Message, e.Fields)
+	}
+	return e.Message
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// CodeOf returns the code of err, and Internal if it is not of this package.
+func CodeOf(err error) Code {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	return Internal
+}
+
+// ReasonOf returns the reason of err, or ReasonNone.
+func ReasonOf(err error) Reason {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Reason
+	}
+	return ReasonNone
+}
