@@ -1,0 +1,147 @@
+package access
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/nearcast/nearcast/controlplane/store"
+	"github.com/nearcast/nearcast/proto/identity"
+	v1 "github.com/nearcast/nearcast/proto/nearcast/v1"
+)
+
+// Errors of Operators that callers decide by. Those of the store come through as they are.
+var (
+	// ErrExists: there is an operator of that name.
+	ErrExists = errors.New("operator exists already")
+	// ErrLastAdmin: without this operator nobody could administrate the cluster.
+	ErrLastAdmin = errors.New("the last administrator cannot be deleted")
+)
+
+const operatorsPrefix = "operators/"
+
+// Operator is somebody who may use the admin API.
+type Operator struct {
+	Name     string
+	Role     v1.Role
+	Created  time.Time
+	Revision uint64 // store revision of its last change
+}
+
+// storedOperator is an Operator as it lies in the store, without what the key and the store know.
+type storedOperator struct {
+	Role       v1.Role   `json:"role"`
+	SecretHash []byte    `json:"secret_hash"` // SHA-256
+	Created    time.Time `json:"created"`
+}
+
+// Operators are the cluster's operators, in its store.
+type Operators struct{ store *store.Store }
+
+// NewOperators returns the operators that s holds.
+func NewOperators(s *store.Store) *Operators { return &Operators{store: s} }
+
+// Create makes an operator and returns his bearer token, which cannot be had again. Errors:
+// ErrExists, and what is wrong with the name or role.
+func (o *Operators) Create(ctx context.Context, name string, role v1.Role) (Operator, string, error) {
+	if err := identity.ValidateName(name); err != nil {
+		return Operator{}, "", err
+	}
+	if !Allows(role, NeedViewer) {
+		return Operator{}, "", fmt.Errorf("role %v is none", role)
+	}
+	token := identity.OperatorToken{Name: name, Secret: identity.NewSecret()}
+	stored := storedOperator{Role: role, SecretHash: identity.HashSecret(token.Secret), Created: time.Now().UTC()}
+	value, err := json.Marshal(stored)
+	if err != nil {
+		return Operator{}, "", fmt.Errorf("encode operator: %w", err)
+	}
+	key := operatorsPrefix + name
+	revision, err := o.store.Txn(ctx, []store.Cond{store.Absent(key)}, store.Put(key, value))
+	if errors.Is(err, store.ErrConflict) {
+		return Operator{}, "", ErrExists
+	}
+	if err != nil {
+		return Operator{}, "", fmt.Errorf("store operator %s: %w", name, err)
+	}
+	return Operator{Name: name, Role: role, Created: stored.Created, Revision: revision}, token.String(), nil
+}
+
+// Lookup returns an operator's role and the hash of his secret, or ErrUnknown. It is Config.Operator.
+func (o *Operators) Lookup(ctx context.Context, name string) (v1.Role, []byte, error) {
+	kv, err := o.store.Get(ctx, operatorsPrefix+name)
+	if errors.Is(err, store.ErrNotFound) {
+		return 0, nil, ErrUnknown
+	}
+	if err != nil {
+		return 0, nil, err
+	}
+	_, stored, err := readOperator(kv)
+	return stored.Role, stored.SecretHash, err
+}
+
+// List returns all operators, oldest first.
+func (o *Operators) List(ctx context.Context) ([]Operator, error) {
+	page, err := o.store.List(ctx, operatorsPrefix, store.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("list operators: %w", err)
+	}
+	list := make([]Operator, 0, len(page.Items))
+	for _, kv := range page.Items {
+		op, _, err := readOperator(kv)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, op)
+	}
+	slices.SortStableFunc(list, func(a, b Operator) int {
+		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Name, b.Name))
+	})
+	return list, nil
+}
+
+// Delete removes an operator; his token and certificates are worth nothing from the next call on.
+// revision, when not 0, must be the operator's. Errors: ErrUnknown, ErrLastAdmin, and
+// store.ErrConflict when he was changed meanwhile.
+func (o *Operators) Delete(ctx context.Context, name string, revision uint64) error {
+	list, err := o.List(ctx)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(list, func(op Operator) bool { return op.Name == name })
+	if i < 0 {
+		return ErrUnknown
+	}
+	gone := list[i]
+	if revision != 0 && gone.Revision != revision {
+		return fmt.Errorf("operator %s is at revision %d: %w", name, gone.Revision, store.ErrConflict)
+	}
+	conds := []store.Cond{store.Unchanged(operatorsPrefix+name, gone.Revision)}
+	if gone.Role == v1.Role_ROLE_ADMIN {
+		other := slices.IndexFunc(list, func(op Operator) bool {
+			return op.Name != name && op.Role == v1.Role_ROLE_ADMIN
+		})
+		if other < 0 {
+			return ErrLastAdmin
+		}
+		// Two administrators who delete each other at once must not both succeed.
+		conds = append(conds, store.Unchanged(operatorsPrefix+list[other].Name, list[other].Revision))
+	}
+	if _, err := o.store.Txn(ctx, conds, store.Delete(operatorsPrefix+name)); err != nil {
+		return fmt.Errorf("delete operator %s: %w", name, err)
+	}
+	return nil
+}
+
+func readOperator(kv store.KV) (Operator, storedOperator, error) {
+	var stored storedOperator
+	if err := json.Unmarshal(kv.Value, &stored); err != nil {
+		return Operator{}, stored, fmt.Errorf("read %s from the store: %w", kv.Key, err)
+	}
+	name := kv.Key[len(operatorsPrefix):]
+	return Operator{Name: name, Role: stored.Role, Created: stored.Created, Revision: kv.Modified}, stored, nil
+}
