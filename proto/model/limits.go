@@ -1,0 +1,81 @@
+package model
+
+import "time"
+
+// What a snapshot may hold at most. The numbers are far above any fleet that we know of; they exist
+// so that a broken or hostile controller cannot make a node run out of memory. Beyond a limit the
+// snapshot is refused whole.
+const (
+	SnapshotBytesMax        = 32 << 20 // serialised; a gRPC client must be allowed to receive this much
+	SnapshotAcceleratorsMax = 10_000
+	SnapshotListenersMax    = 20_000
+	SnapshotGroupsMax       = 50_000
+	SnapshotEndpointsMax    = 200_000 // over all groups
+	SnapshotPoolsMax        = 1_000
+	SnapshotRegionsMax      = 1_000
+	SnapshotSitesMax        = 1_000
+	SnapshotNodesMax        = 2_000
+	SnapshotGossipKeysMax   = 8
+	SnapshotNetworksMax     = 1_000 // endpoint_allow_networks
+)
+
+// snapshotFieldsMax bounds the fields of all objects of a snapshot before any is made: an empty
+// element of a list is 2 bytes on the wire and about 60 in memory.
+const snapshotFieldsMax = 4 << 20
+
+// What one object may hold at most, whatever the operators' Settings say.
+const (
+	PortRangesMax       = 100   // of a listener
+	PortOverridesMax    = 100   // of a group
+	EndpointsMax        = 1_000 // of a group
+	TagsMax             = 200   // of a resource
+	ProxyNetworksMax    = 64    // proxy_protocol_from of a listener
+	AcceleratorPoolsMax = 2     // one a zone
+	AddressesMax        = 4     // of an accelerator: two zones, two families
+	PoolPrefixesMax     = 256
+	NodeAddressesMax    = 32 // backbone addresses of a node, and service addresses of a node
+)
+
+// Lengths, in characters unless they say bytes. Sources: AWS Global Accelerator's API reference for
+// names, tags and paths; RFC 1035 for host names.
+const (
+	NameMax        = 64
+	IDMax          = 64
+	TargetNameMax  = 255
+	HostMax        = 253
+	TagKeyMax      = 128
+	TagValueMax    = 256
+	HealthPathMax  = 255
+	DescriptionMax = 256
+	ReasonMax      = 1024 // bytes, of a verdict's reason
+)
+
+// Ranges of times and counts.
+const (
+	IdleTimeoutMin     = time.Second
+	TCPIdleTimeoutMax  = 24 * time.Hour
+	UDPIdleTimeoutMax  = time.Hour
+	HealthIntervalMin  = time.Second
+	HealthIntervalMax  = 300 * time.Second
+	HealthTimeoutMin   = 100 * time.Millisecond
+	HealthThresholdMax = 10
+)
+
+// fieldErrorsMax bounds the list of what is wrong with one object: a person mends the first ones
+// and asks again, and a list without bound would be a way to make large answers from small requests.
+const fieldErrorsMax = 50
+
+// shownMax bounds how many bytes of a value that is not understood are shown in a message.
+const shownMax = 80
+
+// Defaults of Settings: the quotas of AWS Global Accelerator, which its users plan with.
+const (
+	DefaultAcceleratorsMax            = 20
+	DefaultListenersPerAcceleratorMax = 10
+	DefaultGroupsPerAcceleratorMax    = 42
+	DefaultPortRangesPerListenerMax   = 10
+	DefaultPortOverridesPerGroupMax   = 10
+	DefaultEndpointsPerGroupMax       = 10
+	DefaultTagsPerResourceMax         = 50
+	DefaultMaxEjectionPercent         = 100 // ours: verdicts may take out a whole group, which then fails over
+)
