@@ -10,4 +10,7 @@
 // request), a node (a certificate of kind node, of a node that exists and is not revoked), and an
 // operator (a certificate of kind operator, or a bearer token; in both cases the operator must
 // exist, and what he may do is his role of this moment).
+//
+// Methods return the errors of the rooms they call; what the caller is told of them is decided here
+// too, in Status.
 package access

@@ -90,6 +90,7 @@ func (g *Guard) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	ctx = WithCaller(ctx, caller)
 	defer g.recover(info.FullMethod, &err)
 	resp, err = handler(ctx, req)
+	err = Status(err)
 	if g.cfg.Audit != nil && Lookup(info.FullMethod).Changes && (err == nil || caller.Kind != "") {
 		// The caller may have gone away; what he did is recorded all the same.
 		g.cfg.Audit(context.WithoutCancel(ctx), info.FullMethod, req, err)
@@ -106,7 +107,7 @@ func (g *Guard) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInf
 		return err
 	}
 	defer g.recover(info.FullMethod, &err)
-	return handler(srv, &callerStream{ss, WithCaller(ss.Context(), caller)})
+	return Status(handler(srv, &callerStream{ss, WithCaller(ss.Context(), caller)}))
 }
 
 // callerStream is a stream whose context knows the caller.
@@ -156,20 +157,23 @@ func (g *Guard) Authorize(ctx context.Context, method string) (Caller, error) {
 	case NeedNothing:
 		return caller, nil
 	case NeedNode:
-		return g.node(ctx, caller, subject)
+		return g.node(ctx, method, caller, subject)
 	case NeedViewer, NeedOperator, NeedAdmin:
 		return g.operator(ctx, caller, subject, need)
 	}
 	return caller, status.Errorf(codes.PermissionDenied, "%s is for nobody", method)
 }
 
-func (g *Guard) node(ctx context.Context, c Caller, s identity.Subject) (Caller, error) {
+func (g *Guard) node(ctx context.Context, method string, c Caller, s identity.Subject) (Caller, error) {
 	if s.Kind == "" {
 		return c, status.Error(codes.Unauthenticated, "a node's certificate is needed")
 	}
 	c.Kind, c.Name = s.Kind, s.Name
 	if s.Kind != identity.KindNode {
 		return c, status.Errorf(codes.PermissionDenied, "%v is not a node", s)
+	}
+	if identity.Expired(*c.TLS) && method != v1.NodeService_Renew_FullMethodName {
+		return c, status.Error(codes.Unauthenticated, "certificate has ended: renew it first")
 	}
 	err := g.cfg.Node(ctx, s.Name)
 	switch {

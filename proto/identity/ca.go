@@ -145,6 +145,20 @@ func NewRequest() (key crypto.Signer, csrDER []byte, err error) {
 	return k, csrDER, nil
 }
 
+// RequestKeyHash checks a PKCS #10 request as Sign does and returns the SHA-256 of the public key in
+// it, by which a request that is made again is recognised.
+func RequestKeyHash(csrDER []byte) ([32]byte, error) {
+	pub, err := requestKey(csrDER)
+	if err != nil {
+		return [32]byte{}, err
+	}
+	der, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		return [32]byte{}, fmt.Errorf("certificate request: %w", err)
+	}
+	return sha256.Sum256(der), nil
+}
+
 // requestKey checks a request from outside and returns the key it asks a certificate for.
 func requestKey(csrDER []byte) (*ecdsa.PublicKey, error) {
 	if len(csrDER) > requestBytesMax {

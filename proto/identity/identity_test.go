@@ -190,6 +190,39 @@ func TestExpiredLeafIsRefused(t *testing.T) {
 	}
 }
 
+// An ended certificate of a node passes ControllerTLS and is told apart there; nobody else's does.
+func TestRenewGrace(t *testing.T) {
+	ca := newCA(t, "prod")
+	ctrl := issue(t, ca, KindController, "c1")
+	want := Subject{Kind: KindController}
+	node := issueFor(t, ca, KindNode, "n1", time.Nanosecond)
+	server := ctrl.ControllerTLS()
+	inner := server.VerifyConnection
+	var expired bool
+	server.VerifyConnection = func(cs tls.ConnectionState) error {
+		expired = Expired(cs)
+		return inner(cs)
+	}
+	if _, serverErr, _ := handshake(t, server, node.ClientTLS(want)); serverErr != nil || !expired {
+		t.Errorf("ended node: %v, expired %v", serverErr, expired)
+	}
+	fresh := issue(t, ca, KindNode, "n1")
+	if _, serverErr, _ := handshake(t, server, fresh.ClientTLS(want)); serverErr != nil || expired {
+		t.Errorf("fresh node: %v, expired %v", serverErr, expired)
+	}
+	operator := issueFor(t, ca, KindOperator, "alice", time.Nanosecond)
+	if _, serverErr, _ := handshake(t, server, operator.ClientTLS(want)); serverErr == nil {
+		t.Error("an ended operator's certificate was accepted")
+	}
+	long := node.Leaf().NotAfter.Add(-RenewGrace)
+	leaf := *node.Leaf()
+	leaf.NotAfter = long
+	if _, err := verify([]*x509.Certificate{&leaf}, node.current.Load().pool, x509.ExtKeyUsageClientAuth,
+		RenewGrace); err == nil {
+		t.Error("a certificate that ended long ago was accepted")
+	}
+}
+
 // Rotation: both authorities are trusted everywhere, then leaves move to the new one, then the old
 // one goes. Configs made at the very start serve throughout.
 func TestRotation(t *testing.T) {

@@ -9,6 +9,11 @@ const (
 	// LeafLifetime is how long a leaf lives: short enough that revocation needs no lists, long
 	// enough to outlive a day without controllers.
 	LeafLifetime = 24 * time.Hour
+	// RenewGrace is how long after its end a node's certificate still serves to renew it, and for
+	// nothing else. A fleet whose controllers were away for longer than LeafLifetime would have to
+	// enrol anew, machine by machine, without it. A certificate does not stop a revoked node anyway:
+	// the controller asks the catalog at every call.
+	RenewGrace = 30 * 24 * time.Hour
 	// clockSkewMax is how far certificates are dated back, so that a machine whose clock is up to an
 	// hour late accepts them.
 	clockSkewMax = time.Hour

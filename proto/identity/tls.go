@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 )
 
 // ErrNoCertificate is returned by PeerSubject when the peer showed no certificate.
@@ -15,16 +16,29 @@ var ErrNoCertificate = errors.New("peer has no certificate")
 // ServerTLS returns the configuration of a server that demands a certificate of one of the accepted
 // kinds; with no kind, nobody is accepted. The caller may set NextProtos.
 func (c *Credentials) ServerTLS(accept ...Kind) *tls.Config {
-	return c.serverTLS(tls.RequireAnyClientCert, accept)
+	return c.serverTLS(tls.RequireAnyClientCert, 0, accept)
 }
 
 // ServerTLSOptional is ServerTLS for a port where a client may also come without a certificate:
 // PeerSubject then says ErrNoCertificate. A certificate that is shown must be in order.
 func (c *Credentials) ServerTLSOptional(accept ...Kind) *tls.Config {
-	return c.serverTLS(tls.RequestClientCert, accept)
+	return c.serverTLS(tls.RequestClientCert, 0, accept)
 }
 
-func (c *Credentials) serverTLS(auth tls.ClientAuthType, accept []Kind) *tls.Config {
+// ControllerTLS is ServerTLSOptional for a controller's port. It also lets certificates of nodes in
+// that ended less than RenewGrace ago: the server must look (see Expired) and serve them nothing
+// but a renewal.
+func (c *Credentials) ControllerTLS() *tls.Config {
+	return c.serverTLS(tls.RequestClientCert, RenewGrace, []Kind{KindNode, KindController, KindOperator})
+}
+
+// Expired reports whether the peer's certificate had ended when the connection was made, which only
+// ControllerTLS lets happen, or has ended since.
+func Expired(cs tls.ConnectionState) bool {
+	return len(cs.PeerCertificates) > 0 && time.Now().After(cs.PeerCertificates[0].NotAfter)
+}
+
+func (c *Credentials) serverTLS(auth tls.ClientAuthType, grace time.Duration, accept []Kind) *tls.Config {
 	accept = slices.Clone(accept)
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
@@ -38,7 +52,7 @@ func (c *Credentials) serverTLS(auth tls.ClientAuthType, accept []Kind) *tls.Con
 				return nil
 			}
 			now := c.current.Load()
-			peer, err := verify(cs.PeerCertificates, now.pool, x509.ExtKeyUsageClientAuth)
+			peer, err := verify(cs.PeerCertificates, now.pool, x509.ExtKeyUsageClientAuth, grace)
 			if err != nil {
 				return err
 			}
@@ -61,7 +75,7 @@ func (c *Credentials) ClientTLS(want Subject) *tls.Config {
 		want.Cluster = c.Subject().Cluster
 	}
 	cfg := clientTLS(func(cs tls.ConnectionState) error {
-		peer, err := verify(cs.PeerCertificates, c.current.Load().pool, x509.ExtKeyUsageServerAuth)
+		peer, err := verify(cs.PeerCertificates, c.current.Load().pool, x509.ExtKeyUsageServerAuth, 0)
 		if err != nil {
 			return err
 		}
@@ -81,7 +95,7 @@ func AnonymousTLS(roots []*x509.Certificate, want Subject) *tls.Config {
 		pool.AddCert(r)
 	}
 	return clientTLS(func(cs tls.ConnectionState) error {
-		peer, err := verify(cs.PeerCertificates, pool, x509.ExtKeyUsageServerAuth)
+		peer, err := verify(cs.PeerCertificates, pool, x509.ExtKeyUsageServerAuth, 0)
 		if err != nil {
 			return err
 		}
@@ -100,7 +114,7 @@ func JoinTLS(caHash [32]byte) *tls.Config {
 		}
 		pool := x509.NewCertPool()
 		pool.AddCert(ca)
-		peer, err := verify(cs.PeerCertificates, pool, x509.ExtKeyUsageServerAuth)
+		peer, err := verify(cs.PeerCertificates, pool, x509.ExtKeyUsageServerAuth, 0)
 		if err != nil {
 			return err
 		}
@@ -133,19 +147,25 @@ func clientTLS(verifyPeer func(tls.ConnectionState) error) *tls.Config {
 }
 
 // verify checks that the first certificate chains to the pool and is made for the usage, and
-// returns whom it names. The pool's authorities sign leaves only, so nothing lies between.
-func verify(chain []*x509.Certificate, pool *x509.CertPool, usage x509.ExtKeyUsage) (Subject, error) {
+// returns whom it names. The pool's authorities sign leaves only, so nothing lies between. A node's
+// certificate may have ended up to grace ago.
+func verify(chain []*x509.Certificate, pool *x509.CertPool, usage x509.ExtKeyUsage,
+	grace time.Duration) (Subject, error) {
 	if len(chain) == 0 {
 		return Subject{}, ErrNoCertificate
 	}
 	leaf := chain[0]
-	verified, err := leaf.Verify(x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{usage}})
-	if err != nil {
-		return Subject{}, fmt.Errorf("verify the peer's certificate: %w", err)
-	}
 	s, err := CertificateSubject(leaf)
 	if err != nil {
 		return Subject{}, err
+	}
+	options := x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{usage}, CurrentTime: time.Now()}
+	if late := options.CurrentTime.Sub(leaf.NotAfter); late > 0 && late < grace && s.Kind == KindNode {
+		options.CurrentTime = leaf.NotAfter
+	}
+	verified, err := leaf.Verify(options)
+	if err != nil {
+		return Subject{}, fmt.Errorf("verify the peer's certificate: %w", err)
 	}
 	for _, c := range verified {
 		if cluster, err := CertificateCluster(c[len(c)-1]); err == nil && cluster == s.Cluster {
