@@ -402,7 +402,9 @@ func TestToProtoSharesNothing(t *testing.T) {
 }
 
 func TestDecodeSnapshotRefusesTooMuch(t *testing.T) {
-	element := func(field byte, inner ...byte) []byte { return append([]byte{field<<3 | 2, byte(len(inner))}, inner...) }
+	element := func(field byte, inner ...byte) []byte {
+		return append([]byte{field<<3 | 2, byte(len(inner))}, inner...)
+	}
 	for _, c := range []struct {
 		b     []byte
 		field string
