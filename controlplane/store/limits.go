@@ -1,6 +1,9 @@
 package store
 
-import "time"
+import (
+	"math/rand/v2"
+	"time"
+)
 
 const (
 	// operationTimeout ends an operation whose caller set no nearer deadline: three leader elections
@@ -19,4 +22,22 @@ const (
 	TxnOpsMax = 128
 	// TxnBytesMax is the most bytes of one transaction (etcd's default 1.5 MiB, less a reserve).
 	TxnBytesMax = 1400 << 10
+
+	// slowApply is when etcd's log says that a write took long.
+	slowApply = 500 * time.Millisecond
+	// keepAliveTime and keepAliveTimeout find a dead connection to an external endpoint within 10 s.
+	keepAliveTime    = 5 * time.Second
+	keepAliveTimeout = 5 * time.Second
+	// backoffMin and backoffMax bound the waits between attempts.
+	backoffMin = 50 * time.Millisecond
+	backoffMax = 5 * time.Second
+	// sessionTTLMin is etcd's own least (one election of its leader).
+	sessionTTLMin = 2 * time.Second
+	// electionTTL is how long nobody leads after a leader was killed.
+	electionTTL = 5 * time.Second
+	// revokeTimeout bounds the wait for a lease's orderly end.
+	revokeTimeout = time.Second
 )
+
+// jitter returns a random part of d.
+func jitter(d time.Duration) time.Duration { return rand.N(d) + 1 }

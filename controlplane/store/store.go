@@ -3,7 +3,12 @@ package store
 import (
 	"context"
 	"errors"
-	"time"
+	"fmt"
+	"strings"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // Errors that callers decide by. Every method wraps one of them, or the context's error, or an error
@@ -18,6 +23,8 @@ var (
 	ErrUnavailable = errors.New("store unavailable")
 	// ErrNoSpace: the store has reached its size quota and takes no writes.
 	ErrNoSpace = errors.New("store is full")
+	// ErrCompacted: the revision asked for is too old to be remembered, or not reached yet.
+	ErrCompacted = errors.New("revision not available")
 	// ErrTooLarge: more operations or bytes than one transaction may have.
 	ErrTooLarge = errors.New("transaction too large")
 )
@@ -46,6 +53,7 @@ type ListOptions struct {
 	Limit    int    // most items; 0: all
 	After    string // begin after this key; empty: at the beginning
 	Revision uint64 // as of this revision (all pages of a listing should name the first one's); 0: now
+	KeysOnly bool   // leave the values out
 }
 
 // Cond is one condition of a transaction. Make it with Absent, Present or Unchanged.
@@ -112,10 +120,15 @@ type Fence struct{ cond Cond }
 func (f Fence) Cond() Cond { return f.cond }
 
 // Store is a handle on the one store of a cluster. Its methods may be called from any goroutine, also
-// before Run has got the store ready: they wait for it, within their context and Config.Timeout.
+// before Run has got the store ready: they wait for it, within their context and Config.Timeout. A
+// method whose own context ends returns that context's error; all else that keeps the store from
+// answering is ErrUnavailable.
 type Store struct {
-	cfg   Config
-	ready chan struct{}
+	cfg     Config // defaults filled
+	metrics *metrics
+	ready   chan struct{}    // closed by Run once client is set
+	stopped chan struct{}    // closed when Run has returned
+	client  *clientv3.Client // set before ready is closed, never changed
 }
 
 // New returns a Store for cfg. Nothing is started or connected before Run.
@@ -123,69 +136,186 @@ func New(cfg Config) (*Store, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	return &Store{cfg: cfg, ready: make(chan struct{})}, nil
+	cfg = cfg.withDefaults()
+	m, err := newMetrics(cfg.Metrics, cfg.QuotaBytes)
+	if err != nil {
+		return nil, err
+	}
+	return &Store{
+		cfg: cfg, metrics: m, ready: make(chan struct{}), stopped: make(chan struct{}),
+	}, nil
 }
-
-// Run starts the embedded server, or connects to the external one, and serves until ctx ends. It
-// returns nil after an orderly end.
-func (s *Store) Run(ctx context.Context) error { return errors.New("not built yet") }
 
 // Ready is closed once the store has answered.
 func (s *Store) Ready() <-chan struct{} { return s.ready }
 
 // Get returns one key. Errors: ErrNotFound, ErrUnavailable.
-func (s *Store) Get(ctx context.Context, key string) (KV, error) { return KV{}, ErrUnavailable }
+func (s *Store) Get(ctx context.Context, key string) (KV, error) {
+	client, opCtx, cancel, err := s.operation(ctx)
+	if err != nil {
+		return KV{}, err
+	}
+	defer cancel()
+	r, err := client.Get(opCtx, s.cfg.Prefix+key)
+	s.metrics.count("get", err)
+	switch {
+	case err != nil:
+		return KV{}, classify(ctx, "get "+key, err)
+	case len(r.Kvs) == 0:
+		return KV{}, fmt.Errorf("get %s: %w", key, ErrNotFound)
+	}
+	return s.kv(r.Kvs[0]), nil
+}
 
 // List returns the keys under prefix, sorted. It reads in bounded pages of one revision, so a long
-// listing is consistent. Errors: ErrUnavailable.
+// listing is consistent. Errors: ErrCompacted, ErrUnavailable.
 func (s *Store) List(ctx context.Context, prefix string, o ListOptions) (Page, error) {
-	return Page{}, ErrUnavailable
+	client, opCtx, cancel, err := s.operation(ctx)
+	if err != nil {
+		return Page{}, err
+	}
+	cancel() // a listing may take several operations, each with its own timeout
+	page := Page{Revision: o.Revision}
+	from := s.cfg.Prefix + prefix
+	end := clientv3.GetPrefixRangeEnd(from)
+	if o.After != "" {
+		from = s.cfg.Prefix + o.After + "\x00"
+	}
+	for {
+		limit := pageItems
+		if o.Limit > 0 {
+			limit = min(limit, o.Limit-len(page.Items))
+		}
+		opts := []clientv3.OpOption{clientv3.WithRange(end), clientv3.WithLimit(int64(limit)),
+			clientv3.WithRev(int64(page.Revision))}
+		if o.KeysOnly {
+			opts = append(opts, clientv3.WithKeysOnly())
+		}
+		opCtx, cancel = context.WithTimeout(ctx, s.cfg.Timeout)
+		r, err := client.Get(opCtx, from, opts...)
+		cancel()
+		s.metrics.count("list", err)
+		if err != nil {
+			return Page{}, classify(ctx, "list "+prefix, err)
+		}
+		if page.Revision == 0 {
+			page.Revision = uint64(r.Header.Revision)
+		}
+		for _, kv := range r.Kvs {
+			page.Items = append(page.Items, s.kv(kv))
+		}
+		page.More = r.More
+		if !r.More || o.Limit > 0 && len(page.Items) >= o.Limit {
+			return page, nil
+		}
+		from = string(r.Kvs[len(r.Kvs)-1].Key) + "\x00"
+	}
 }
 
 // Txn makes all of ops if every one of conds holds, and none otherwise. It returns the revision of
 // the store after it. Errors: ErrConflict, ErrUnavailable, ErrNoSpace, ErrTooLarge.
 func (s *Store) Txn(ctx context.Context, conds []Cond, ops ...Op) (uint64, error) {
-	return 0, ErrUnavailable
+	if err := checkSize(conds, ops); err != nil {
+		return 0, err
+	}
+	client, opCtx, cancel, err := s.operation(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer cancel()
+	cmps := make([]clientv3.Cmp, len(conds))
+	for i, c := range conds {
+		cmps[i] = c.compare(s.cfg.Prefix)
+	}
+	writes := make([]clientv3.Op, len(ops))
+	for i, o := range ops {
+		if key := s.cfg.Prefix + o.key; o.delete {
+			writes[i] = clientv3.OpDelete(key)
+		} else {
+			writes[i] = clientv3.OpPut(key, string(o.value), clientv3.WithLease(clientv3.LeaseID(o.lease)))
+		}
+	}
+	r, err := client.Txn(opCtx).If(cmps...).Then(writes...).Commit()
+	s.metrics.count("txn", err)
+	switch {
+	case err != nil:
+		return 0, classify(ctx, "write", err)
+	case !r.Succeeded:
+		s.metrics.conflicts.Inc()
+		return uint64(r.Header.Revision), ErrConflict
+	}
+	return uint64(r.Header.Revision), nil
 }
 
-// Put writes one key without conditions.
+func checkSize(conds []Cond, ops []Op) error {
+	bytes := 0
+	for _, o := range ops {
+		bytes += len(o.key) + len(o.value)
+	}
+	if len(conds) > TxnOpsMax || len(ops) > TxnOpsMax || bytes > TxnBytesMax {
+		return fmt.Errorf("%w: %d conditions and %d writes of %d bytes; %d, %d and %d are possible",
+			ErrTooLarge, len(conds), len(ops), bytes, TxnOpsMax, TxnOpsMax, TxnBytesMax)
+	}
+	return nil
+}
+
+func (c Cond) compare(prefix string) clientv3.Cmp {
+	key := prefix + c.key
+	switch c.kind {
+	case condAbsent:
+		return clientv3.Compare(clientv3.CreateRevision(key), "=", 0)
+	case condPresent:
+		return clientv3.Compare(clientv3.CreateRevision(key), ">", 0)
+	case condCreated:
+		return clientv3.Compare(clientv3.CreateRevision(key), "=", int64(c.revision))
+	default:
+		return clientv3.Compare(clientv3.ModRevision(key), "=", int64(c.revision))
+	}
+}
+
+// Put writes one key without conditions. Errors: Txn's.
 func (s *Store) Put(ctx context.Context, key string, value []byte) (uint64, error) {
 	return s.Txn(ctx, nil, Put(key, value))
 }
 
 // Delete removes one key. Errors: ErrNotFound, and Txn's.
-func (s *Store) Delete(ctx context.Context, key string) (uint64, error) { return 0, ErrUnavailable }
-
-// Watch calls fn for every change under prefix, in order, until ctx ends or fn returns an error, which
-// it returns. With from 0 the first Update is a Reset with everything there is; otherwise the first one
-// tells what changed after revision from.
-//
-// The watch survives reconnects and compaction, and does not trust the stream of events alone: on a
-// timer it lists the prefix again and tells the difference, if there is one.
-func (s *Store) Watch(ctx context.Context, prefix string, from uint64, fn func(Update) error) error {
-	return ErrUnavailable
+func (s *Store) Delete(ctx context.Context, key string) (uint64, error) {
+	rev, err := s.Txn(ctx, []Cond{Present(key)}, Delete(key))
+	if errors.Is(err, ErrConflict) {
+		return 0, fmt.Errorf("delete %s: %w", key, ErrNotFound)
+	}
+	return rev, err
 }
 
-// Session runs fn with a lease that lives as long as fn runs and ttl beyond the store's last word from
-// here: keys written with PutLeased say "somebody is alive". fn's context ends when the lease is lost,
-// and Session then returns ErrUnavailable; otherwise it returns what fn returned. ttl has whole seconds
-// and is at least 2 s.
-func (s *Store) Session(ctx context.Context, ttl time.Duration,
-	fn func(ctx context.Context, lease LeaseID) error) error {
-	return ErrUnavailable
+// Health says whether the store answers and takes writes: nil, ErrUnavailable or ErrNoSpace.
+func (s *Store) Health(ctx context.Context) error {
+	client, opCtx, cancel, err := s.operation(ctx)
+	if err != nil {
+		return err
+	}
+	defer cancel()
+	if _, err = client.Get(opCtx, s.cfg.Prefix, clientv3.WithCountOnly()); err != nil {
+		return classify(ctx, "ask store", err)
+	}
+	alarms, err := client.AlarmList(opCtx)
+	if err != nil {
+		return classify(ctx, "ask store for alarms", err)
+	}
+	for _, a := range alarms.Alarms {
+		if a.Alarm == etcdserverpb.AlarmType_NOSPACE {
+			return ErrNoSpace
+		}
+	}
+	return nil
 }
 
-// Elect campaigns for the leadership called name until ctx ends, and runs lead whenever this process
-// has it. At most one process leads; value tells everybody who (see Leader). lead's context ends when
-// leadership is lost; since that may be noticed late, what it writes should be conditional on the
-// Fence. When lead returns, another process gets its turn.
-func (s *Store) Elect(ctx context.Context, name, value string,
-	lead func(ctx context.Context, fence Fence) error) error {
-	return ErrUnavailable
+// kv translates one key, without our prefix.
+func (s *Store) kv(kv *mvccpb.KeyValue) KV {
+	return KV{
+		Key:      strings.TrimPrefix(string(kv.Key), s.cfg.Prefix),
+		Value:    kv.Value,
+		Created:  uint64(kv.CreateRevision),
+		Modified: uint64(kv.ModRevision),
+		Lease:    LeaseID(kv.Lease),
+	}
 }
-
-// Leader returns the value of the process that leads name now. Errors: ErrNotFound if nobody does.
-func (s *Store) Leader(ctx context.Context, name string) (string, error) { return "", ErrUnavailable }
-
-// Health says whether the store answers and what is wrong with it: nil, ErrUnavailable or ErrNoSpace.
-func (s *Store) Health(ctx context.Context) error { return ErrUnavailable }
