@@ -35,6 +35,8 @@ const (
 	PortReset  = 7003 // TCP: reads one byte, then resets the connection
 	PortSource = 7004 // TCP: sends Pattern without end until the client goes away
 	PortUDP    = 9000 // UDP: every datagram back
+
+	PortControl = 9999 // of the lab's endpoint process, on its loopback: /readyz, /healthy, /unhealthy
 )
 
 // Server is an application behind an accelerator. Its health can be switched and it counts what it

@@ -1,0 +1,204 @@
+package scenario
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/nearcast/nearcast/testbed/load"
+	"github.com/nearcast/nearcast/testbed/world"
+)
+
+// TestFailures kills one thing after another and says what new and old flows saw.
+func TestFailures(t *testing.T) {
+	d := raise(t, "main", nil, world.Options{})
+	t.Run("endpoint killed", d.endpointKilled)
+	t.Run("region killed and back", d.regionKilled)
+	t.Run("gateway killed", d.gatewayKilled)
+	t.Run("every controller killed", d.controllersKilled)
+}
+
+// say prints what a scenario's clients saw.
+func say(t *testing.T, what string, as []load.Attempt) {
+	t.Helper()
+	var took []time.Duration
+	for _, a := range as {
+		if a.Err == nil {
+			took = append(took, a.Times.Total)
+		}
+	}
+	t.Logf("%s: %d new flows, %d failed; median %v, p99 %v, slowest %v; by %v", what, len(as), len(load.Failed(as)),
+		load.Median(took).Round(time.Millisecond), load.Quantile(took, 0.99).Round(time.Millisecond),
+		load.Quantile(took, 1).Round(time.Millisecond), load.By(as))
+}
+
+func (d *deployment) start(t *testing.T, ps ...*world.Process) {
+	t.Helper()
+	for _, p := range ps {
+		if err := p.Start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, p := range ps {
+		if err := p.Ready(d.ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func kill(t *testing.T, ps ...*world.Process) {
+	t.Helper()
+	for _, p := range ps {
+		if err := p.Kill(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// endpointKilled: no new flow fails, because a refused connection is tried at another endpoint
+// before the client notices, and the health check then takes the dead one out.
+func (d *deployment) endpointKilled(t *testing.T) {
+	victim := d.Endpoints["eu-fra-1-app-1"]
+	as := d.steadyRate("jakarta", 10*time.Millisecond, func() {
+		time.Sleep(time.Second)
+		kill(t, victim)
+		time.Sleep(5 * time.Second)
+	})
+	say(t, "one of three endpoints killed", as)
+	// Attempts that were talking to the endpoint when it died may fail: they were established.
+	for _, a := range load.Failed(load.Since(as, as[0].At.Add(1200*time.Millisecond))) {
+		t.Errorf("a new flow failed %v after the beginning: %v", a.At.Sub(as[0].At), a.Err)
+	}
+	d.start(t, victim)
+	eventually(t, 20*time.Second, "the endpoint gets traffic again", func() error {
+		return d.answers("jakarta", victim.Name, 30)
+	})
+}
+
+// answers asks up to n times until the named endpoint answers.
+func (d *deployment) answers(city, name string, n int) error {
+	for range n {
+		got, err := d.fetchFrom(city)
+		if err != nil {
+			return err
+		}
+		if got.Server == name {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s did not answer in %d attempts", name, n)
+}
+
+func (d *deployment) regionKilled(t *testing.T) {
+	var victims []*world.Process
+	for name, p := range d.Endpoints {
+		if len(name) > 8 && name[:8] == "eu-fra-1" {
+			victims = append(victims, p)
+		}
+	}
+	var killed time.Time
+	as := d.steadyRate("jakarta", 20*time.Millisecond, func() {
+		time.Sleep(time.Second)
+		kill(t, victims...)
+		killed = time.Now()
+		time.Sleep(5 * time.Second)
+	})
+	say(t, "every endpoint of the region killed", as)
+	recovered := firstGood(load.Since(as, killed))
+	t.Logf("the next region answered new flows %v after the last endpoint died", recovered.Sub(killed).Round(time.Millisecond))
+	if late := load.Failed(load.Since(as, killed.Add(2*time.Second))); len(late) != 0 {
+		t.Errorf("%d new flows failed more than 2 s after, the first: %v", len(late), late[0].Err)
+	}
+	d.start(t, victims...)
+	took := eventually(t, 30*time.Second, "the region comes back", func() error {
+		got, err := d.fetchFrom("jakarta")
+		if err == nil && got.Server[:8] != "eu-fra-1" {
+			err = fmt.Errorf("%s answers", got.Server)
+		}
+		return err
+	})
+	t.Logf("the region took its traffic back %v after its endpoints were ready", took.Round(time.Millisecond))
+}
+
+// firstGood returns when the first attempt after which none failed has ended.
+func firstGood(as []load.Attempt) time.Time {
+	i := len(as)
+	for i > 0 && as[i-1].Err == nil {
+		i--
+	}
+	if i == len(as) {
+		return time.Time{}
+	}
+	return as[i].At.Add(as[i].Times.Total)
+}
+
+func (d *deployment) gatewayKilled(t *testing.T) {
+	victim := d.Nodes["fra-1"]
+	var killed time.Time
+	as := d.steadyRate("jakarta", 20*time.Millisecond, func() {
+		time.Sleep(time.Second)
+		kill(t, victim)
+		killed = time.Now()
+		time.Sleep(6 * time.Second)
+	})
+	say(t, "one of two gateways killed", as)
+	if late := load.Failed(load.Since(as, killed.Add(2*time.Second))); len(late) != 0 {
+		t.Errorf("%d new flows failed more than 2 s after the gateway died, the first: %v", len(late), late[0].Err)
+	}
+	t.Logf("%d of the %d new flows of the first two seconds failed",
+		len(load.Failed(load.Since(as, killed))), len(load.Since(as, killed))-len(load.Since(as, killed.Add(2*time.Second))))
+	d.start(t, victim)
+}
+
+// controllersKilled: flows stay whole, new flows work, an endpoint's death is still noticed, and an
+// edge that restarts serves from its disk.
+func (d *deployment) controllersKilled(t *testing.T) {
+	long := &load.Long{Dial: d.Dial("jakarta"), Addr: d.at(load.PortEcho), Count: 50, Every: 200 * time.Millisecond}
+	ctx, cancel := context.WithCancel(d.ctx)
+	opened, done := make(chan struct{}), make(chan error, 1)
+	go func() { done <- long.Run(ctx, func() { close(opened) }) }()
+	select {
+	case <-opened:
+	case err := <-done:
+		t.Fatal(err)
+	}
+	as := d.steadyRate("jakarta", 20*time.Millisecond, func() {
+		time.Sleep(500 * time.Millisecond)
+		kill(t, d.Controllers...)
+		time.Sleep(5 * time.Second)
+	})
+	say(t, "every controller dead", as)
+	if f := load.Failed(as); len(f) != 0 {
+		t.Errorf("%d new flows failed without controllers, the first: %v", len(f), f[0].Err)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	t.Logf("%d long connections, %d broken, longest silence %v",
+		long.Count, long.Broken.Load(), long.Silence().Round(time.Millisecond))
+	if long.Broken.Load() != 0 {
+		t.Errorf("established flows broke: %v", long.Errors())
+	}
+	victim := d.Endpoints["eu-fra-1-app-2"]
+	kill(t, victim)
+	as = d.steadyRate("jakarta", 20*time.Millisecond, func() { time.Sleep(4 * time.Second) })
+	say(t, "and an endpoint too", as)
+	if f := load.Failed(as); len(f) != 0 {
+		t.Errorf("%d new flows failed, the first: %v", len(f), f[0].Err)
+	}
+	edge := d.Nodes["sin-1"]
+	kill(t, edge)
+	begin := time.Now()
+	if err := edge.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 10*time.Second, "the edge serves from its disk", func() error {
+		_, err := d.fetchFrom("jakarta")
+		return err
+	})
+	t.Logf("the edge restarted with every controller dead and served a client after %v", time.Since(begin).Round(time.Millisecond))
+	d.start(t, victim)
+	d.start(t, d.Controllers...)
+}

@@ -1,0 +1,396 @@
+package world
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/nearcast/nearcast/testbed/load"
+	"github.com/nearcast/nearcast/testbed/netns"
+	"github.com/nearcast/nearcast/testbed/wan"
+)
+
+// Options say how to raise a world. Bin and Dir are needed.
+type Options struct {
+	Bin string // directory with the shipped binaries and nearcast-lab
+	Dir string // for data directories and logs; made if missing, and not removed
+	// Say is told each step in words, for a person to read. Nil: nobody.
+	Say func(format string, args ...any)
+	Log *slog.Logger // of the emulator; nil: discarded
+	// NodeArgs and ControllerArgs are added to every node's and controller's command line.
+	NodeArgs, ControllerArgs []string
+	// Endpoint is the congestion control of the endpoints' sockets; "": cubic, as most servers have.
+	EndpointCongestion string
+	// Bare leaves controllers and nodes out: only the network and the endpoints.
+	Bare bool
+}
+
+// World is a standing deployment. Its methods may be called concurrently, except Close.
+type World struct {
+	Spec   *Spec
+	Fabric *wan.Fabric
+
+	Nodes       map[string]*Process
+	Controllers []*Process
+	Endpoints   map[string]*Process
+
+	opt       Options
+	set       *netns.Set
+	hosts     map[string]Host
+	cancel    context.CancelFunc
+	fabricEnd chan error
+}
+
+// Raise builds the network, starts the endpoints, controllers and nodes, and enrols the nodes. On an
+// error everything that stood is torn down again.
+func Raise(ctx context.Context, spec *Spec, opt Options) (w *World, err error) {
+	if opt.Say == nil {
+		opt.Say = func(string, ...any) {}
+	}
+	if opt.EndpointCongestion == "" {
+		opt.EndpointCongestion = "cubic"
+	}
+	w = &World{
+		Spec: spec, opt: opt, hosts: map[string]Host{},
+		Nodes: map[string]*Process{}, Endpoints: map[string]*Process{},
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, w.Close())
+			w = nil
+		}
+	}()
+	steps := []func(context.Context) error{w.raiseNetwork, w.startEndpoints}
+	if !opt.Bare {
+		steps = append(steps, w.startControllers, w.configurePlaces, w.startNodes)
+	}
+	for _, step := range steps {
+		if err := step(ctx); err != nil {
+			return w, err
+		}
+		if err := ctx.Err(); err != nil {
+			return w, err
+		}
+	}
+	return w, nil
+}
+
+func (w *World) raiseNetwork(context.Context) error {
+	hosts := w.Spec.plan()
+	w.opt.Say("raising %d machines in network namespaces", len(hosts))
+	if err := os.MkdirAll(w.opt.Dir, 0o755); err != nil {
+		return err
+	}
+	var err error
+	if w.set, err = netns.Create(w.Spec.Name + "-"); err != nil {
+		return err
+	}
+	for _, h := range hosts {
+		w.hosts[h.Name] = h
+	}
+	if w.Fabric, err = wan.Build(w.set, w.wanSpec(hosts)); err != nil {
+		return err
+	}
+	// The network outlives the caller's context: the teardown still talks over it.
+	run, cancel := context.WithCancel(context.Background())
+	w.cancel, w.fabricEnd = cancel, make(chan error, 1)
+	go func() { w.fabricEnd <- w.Fabric.Run(run) }()
+	return nil
+}
+
+// wanSpec translates the world file into hosts and links of the emulator.
+func (w *World) wanSpec(hosts []Host) wan.Spec {
+	spec := wan.Spec{Local: wan.Params{Delay: samePlaceRTT / 2}, Seed: 1, Log: w.opt.Log}
+	places := w.Spec.places()
+	sites := map[string]bool{}
+	for _, s := range w.Spec.Sites {
+		sites[s.Name] = true
+	}
+	for _, h := range hosts {
+		host := wan.Host{Name: h.Name, Place: h.Place, Addrs: []netip.Addr{h.V4, h.V6}}
+		if h.kind == kindCity {
+			host.Place = "" // one host is the whole city
+			host.Prefixes = []netip.Prefix{cityClients(h)}
+		}
+		spec.Hosts = append(spec.Hosts, host)
+	}
+	for i, a := range places {
+		for _, b := range places[:i] {
+			rtt, _ := w.Spec.rtt(a, b)
+			p := wan.Params{Delay: rtt / 2}
+			if sites[a] && sites[b] {
+				p.Rate, p.Loss, p.Queue = int64(w.Spec.Backbone.Rate), float64(w.Spec.Backbone.Loss), w.Spec.Backbone.Queue
+			}
+			spec.Links = append(spec.Links, wan.Both(a, b, p)...)
+		}
+	}
+	for _, c := range w.Spec.Cities {
+		p := wan.Params{Rate: int64(c.Access.Rate), Loss: float64(c.Access.Loss), Queue: c.Access.Queue}
+		spec.Access = append(spec.Access, wan.Access{At: c.Name, Up: p, Down: p})
+		for _, pool := range w.Spec.Pools {
+			for _, prefix := range pool.Prefixes {
+				spec.Routes = append(spec.Routes, wan.Route{Prefix: prefix, From: c.Name, To: w.siteNodes(c.Site)})
+			}
+		}
+	}
+	return spec
+}
+
+// cityClients are the addresses that a city's clients may have besides its host's own.
+func cityClients(h Host) netip.Prefix {
+	b := h.V4.As4()
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{100, 64 + b[2], 0, 0}), 16) // of RFC 6598's space
+}
+
+func (w *World) siteNodes(site string) []string {
+	var names []string
+	for _, s := range w.Spec.Sites {
+		if s.Name == site {
+			for n := range s.Nodes {
+				names = append(names, nodeName(site, n))
+			}
+		}
+	}
+	return names
+}
+
+func (w *World) process(host, binary, health string, args ...string) *Process {
+	return &Process{
+		Name: host, Log: filepath.Join(w.opt.Dir, host+".log"), ns: w.Fabric.NS(host),
+		binary: filepath.Join(w.opt.Bin, binary), args: args, health: health,
+	}
+}
+
+func (w *World) startEndpoints(ctx context.Context) error {
+	for _, r := range w.Spec.Regions {
+		for n := range r.Endpoints {
+			name := endpointName(r.Name, n)
+			p := w.process(name, "nearcast-lab", fmt.Sprintf("127.0.0.1:%d", load.PortControl),
+				"endpoint", "--name", name, "--congestion", w.opt.EndpointCongestion)
+			w.Endpoints[name] = p
+			if err := p.Start(); err != nil {
+				return err
+			}
+		}
+	}
+	for _, p := range w.Endpoints {
+		if err := p.Ready(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *World) startControllers(ctx context.Context) error {
+	w.opt.Say("starting %d controller(s)", w.Spec.Controllers.Count)
+	for n := range w.Spec.Controllers.Count {
+		name := controllerName(n)
+		h := w.hosts[name]
+		args := []string{
+			"--cluster", w.Spec.Name, "--data-dir", filepath.Join(w.opt.Dir, name),
+			"--listen", fmt.Sprintf(":%d", portController),
+			"--advertise", netip.AddrPortFrom(h.V4, portController).String(),
+			"--metrics-listen", fmt.Sprintf("127.0.0.1:%d", portMetricsCtl),
+		}
+		args = append(args, w.clusterArgs(n)...)
+		args = append(args, w.opt.ControllerArgs...)
+		p := w.process(name, "nearcast-controller", fmt.Sprintf("127.0.0.1:%d", portMetricsCtl), args...)
+		w.Controllers = append(w.Controllers, p)
+		if err := p.Start(); err != nil {
+			return err
+		}
+	}
+	for _, p := range w.Controllers {
+		if err := p.Ready(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// clusterArgs makes several controllers one etcd cluster.
+func (w *World) clusterArgs(n int) []string {
+	if w.Spec.Controllers.Count == 1 {
+		return nil
+	}
+	var members []string
+	for i := range w.Spec.Controllers.Count {
+		members = append(members, fmt.Sprintf("%s=https://%s", controllerName(i),
+			netip.AddrPortFrom(w.hosts[controllerName(i)].V4, 7446)))
+	}
+	self := netip.AddrPortFrom(w.hosts[controllerName(n)].V4, 7446)
+	return []string{
+		"--etcd-name", controllerName(n), "--etcd-peer-listen", "https://" + self.String(),
+		"--etcd-peer-advertise", "https://" + self.String(), "--etcd-initial-cluster", strings.Join(members, ","),
+	}
+}
+
+// configurePlaces tells the control plane about pools, regions and sites, as an operator would.
+func (w *World) configurePlaces(ctx context.Context) error {
+	w.opt.Say("describing pools, regions and sites through the CLI")
+	for _, p := range w.Spec.Pools {
+		args := []string{"pool", "create", p.Name, "--kind", "anycast", "--zone", p.Zone}
+		for _, prefix := range p.Prefixes {
+			args = append(args, "--prefix", prefix.String())
+		}
+		if _, err := w.CLI(ctx, args...); err != nil {
+			return err
+		}
+	}
+	for _, r := range w.Spec.Regions {
+		if _, err := w.CLI(ctx, "region", "create", r.Name); err != nil {
+			return err
+		}
+	}
+	for _, s := range w.Spec.Sites {
+		if _, err := w.CLI(ctx, "site", "create", s.Name, "--region", s.Region); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *World) startNodes(ctx context.Context) error {
+	w.opt.Say("enrolling the nodes with join tokens")
+	for _, s := range w.Spec.Sites {
+		for n := range s.Nodes {
+			if err := w.startNode(ctx, s, n); err != nil {
+				return err
+			}
+		}
+	}
+	for _, p := range w.Nodes {
+		if err := p.Ready(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *World) startNode(ctx context.Context, s SiteSpec, n int) error {
+	name := nodeName(s.Name, n)
+	secret, err := w.JoinToken(ctx, s.Name, name, s.Roles)
+	if err != nil {
+		return err
+	}
+	w.Nodes[name] = w.NodeProcess(name, s.Name, s.Roles, secret)
+	return w.Nodes[name].Start()
+}
+
+// NodeProcess returns the process of a node, not started, for a host of the world.
+func (w *World) NodeProcess(name, site string, roles []string, token string) *Process {
+	var controllers []string
+	for i := range w.Spec.Controllers.Count {
+		controllers = append(controllers, netip.AddrPortFrom(w.hosts[controllerName(i)].V4, portController).String())
+	}
+	h := w.hosts[name]
+	args := append([]string{
+		"--data-dir", filepath.Join(w.opt.Dir, name), "--controllers", strings.Join(controllers, ","),
+		"--join-token", token, "--name", name, "--site", site, "--roles", strings.Join(roles, ","),
+		"--backbone-listen", fmt.Sprintf(":%d", portBackbone),
+		"--backbone-advertise", netip.AddrPortFrom(h.V4, portBackbone).String(),
+		"--gossip-listen", netip.AddrPortFrom(h.V4, portGossip).String(),
+		"--gossip-advertise", netip.AddrPortFrom(h.V4, portGossip).String(),
+		"--metrics-listen", fmt.Sprintf("127.0.0.1:%d", portMetrics),
+	}, w.opt.NodeArgs...)
+	return w.process(name, "nearcast-edge", fmt.Sprintf("127.0.0.1:%d", portMetrics), args...)
+}
+
+// JoinToken makes a join token through the CLI.
+func (w *World) JoinToken(ctx context.Context, site, node string, roles []string) (string, error) {
+	args := []string{"token", "create", "--site", site, "--node", node, "--single-use", "-o", "json"}
+	for _, r := range roles {
+		args = append(args, "--"+r)
+	}
+	var out struct {
+		Secret string `json:"secret"`
+	}
+	if err := w.CLIJSON(ctx, &out, args...); err != nil {
+		return "", err
+	}
+	if out.Secret == "" {
+		return "", errors.New("the CLI made a join token without a secret")
+	}
+	return out.Secret, nil
+}
+
+// CLI runs the shipped CLI on the first controller's machine with the admin's context and returns
+// its standard output.
+func (w *World) CLI(ctx context.Context, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	cmd := w.Fabric.NS(controllerName(0)).Cmd(ctx, filepath.Join(w.opt.Bin, "nearcast"), args...)
+	cmd.Env = append(os.Environ(), "NEARCAST_CONTEXTS="+w.ContextFile())
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	if err != nil {
+		err = fmt.Errorf("nearcast %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(stderr.String()))
+	}
+	return stdout.String(), err
+}
+
+// CLIJSON runs the CLI, whose arguments ask for JSON, and decodes what it prints into out.
+func (w *World) CLIJSON(ctx context.Context, out any, args ...string) error {
+	text, err := w.CLI(ctx, args...)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal([]byte(text), out); err != nil {
+		return fmt.Errorf("nearcast %s printed no JSON: %w", strings.Join(args, " "), err)
+	}
+	return nil
+}
+
+// ContextFile is the path of the admin's CLI contexts.
+func (w *World) ContextFile() string {
+	return filepath.Join(w.opt.Dir, controllerName(0), "admin-context.yaml")
+}
+
+// Host returns a machine's plan entry; it must exist.
+func (w *World) Host(name string) Host { return w.hosts[name] }
+
+// NS returns a machine's namespace.
+func (w *World) NS(name string) *netns.NS { return w.Fabric.NS(name) }
+
+// Dial returns how clients of a city connect.
+func (w *World) Dial(city string) load.Dial { return w.Fabric.NS(city).DialContext }
+
+// EndpointAddr returns the n-th endpoint's address in a region, counted from 0.
+func (w *World) EndpointAddr(region string, n int) netip.Addr {
+	return w.hosts[endpointName(region, n)].V4
+}
+
+// Close ends everything: nodes first, so that they can say goodbye, then controllers, endpoints and
+// the network. It reports what did not end in order.
+func (w *World) Close() error {
+	var errs []error
+	for _, group := range [][]*Process{values(w.Nodes), w.Controllers, values(w.Endpoints)} {
+		results := make(chan error, len(group))
+		for _, p := range group {
+			go func() {
+				_ = p.Signal(sigcont) // a frozen process cannot end
+				results <- p.Stop()
+			}()
+		}
+		for range group {
+			errs = append(errs, <-results)
+		}
+	}
+	if w.cancel != nil {
+		w.cancel()
+		errs = append(errs, <-w.fabricEnd, w.Fabric.Close())
+	}
+	if w.set != nil {
+		errs = append(errs, w.set.Close())
+	}
+	return errors.Join(errs...)
+}
