@@ -132,7 +132,7 @@ func ForbiddenAddr(addr netip.Addr, allow []netip.Prefix) error {
 			return fmt.Errorf("%v is a %s address", addr, f.what)
 		}
 	}
-	for _, in := range embeddedIPv4(addr) {
+	for _, in := range EmbeddedIPv4(addr) {
 		if allowed(in, allow) {
 			continue
 		}
@@ -152,8 +152,9 @@ var (
 	compatible = netip.MustParsePrefix("::/96")        // RFC 4291 2.5.5.1
 )
 
-// embeddedIPv4 returns the IPv4 addresses that a translator on the way could make of addr.
-func embeddedIPv4(addr netip.Addr) []netip.Addr {
+// EmbeddedIPv4 returns the IPv4 addresses that a translator on the way could make of addr: those inside
+// an IPv4-compatible, NAT64, 6to4 or Teredo address. (An IPv4-mapped one is IPv4: see Unmap.)
+func EmbeddedIPv4(addr netip.Addr) []netip.Addr {
 	if !addr.Is6() {
 		return nil
 	}
