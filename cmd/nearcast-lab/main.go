@@ -40,7 +40,7 @@ func root() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	cmd.AddCommand(demoCommand(), upCommand(), downCommand(), worldsCommand(), endpointCommand())
+	cmd.AddCommand(demoCommand(), upCommand(), downCommand(), worldsCommand(), benchCommand(), endpointCommand())
 	return cmd
 }
 

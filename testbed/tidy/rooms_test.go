@@ -49,6 +49,7 @@ testbed/netns:
 testbed/wan:             testbed/netns
 testbed/load:
 testbed/world:           proto/* testbed/netns testbed/wan testbed/load
+testbed/bench:           testbed/netns testbed/wan testbed/load testbed/world
 testbed/tidy:
 testbed/scenario:
 cmd/nearcast-lab:        testbed/*

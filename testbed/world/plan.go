@@ -30,6 +30,7 @@ type Host struct {
 	Place string
 	V4    netip.Addr
 	V6    netip.Addr
+	Cable netip.Addr // its end of the last cable laid to it; zero: none
 
 	kind kind
 }

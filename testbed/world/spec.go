@@ -30,6 +30,15 @@ type Spec struct {
 	RTT map[string]map[string]Duration `json:"rtt"`
 	// Backbone is what links between sites can carry.
 	Backbone LinkSpec `json:"backbone"`
+	// Cables join machines directly, past the emulated network, for benchmarks that want no delay and
+	// none of the emulator's CPU time. What passes between their ends takes the cable.
+	Cables []CableSpec `json:"cables,omitempty"`
+}
+
+// CableSpec joins two machines, like "jakarta" and "sin-1".
+type CableSpec struct {
+	A string `json:"a"`
+	B string `json:"b"`
 }
 
 // PoolSpec is one anycast pool.

@@ -27,8 +27,9 @@ type Options struct {
 	Log *slog.Logger // of the emulator; nil: discarded
 	// NodeArgs and ControllerArgs are added to every node's and controller's command line.
 	NodeArgs, ControllerArgs []string
-	// Endpoint is the congestion control of the endpoints' sockets; "": cubic, as most servers have.
-	EndpointCongestion string
+	// EndpointCongestion is the congestion control of the endpoints' sockets, by their number in the
+	// region; those beyond its end have cubic, as most servers do.
+	EndpointCongestion []string
 	// Bare leaves controllers and nodes out: only the network and the endpoints.
 	Bare bool
 }
@@ -54,9 +55,6 @@ type World struct {
 func Raise(ctx context.Context, spec *Spec, opt Options) (w *World, err error) {
 	if opt.Say == nil {
 		opt.Say = func(string, ...any) {}
-	}
-	if opt.EndpointCongestion == "" {
-		opt.EndpointCongestion = "cubic"
 	}
 	w = &World{
 		Spec: spec, opt: opt, hosts: map[string]Host{},
@@ -103,7 +101,46 @@ func (w *World) raiseNetwork(context.Context) error {
 	run, cancel := context.WithCancel(context.Background())
 	w.cancel, w.fabricEnd = cancel, make(chan error, 1)
 	go func() { w.fabricEnd <- w.Fabric.Run(run) }()
+	return w.layCables()
+}
+
+// layCables joins machines directly. Each cable is a network of its own, 172.16.N.0/24; accelerated
+// addresses are routed over a city's cable to its node.
+func (w *World) layCables() error {
+	for i, c := range w.Spec.Cables {
+		a, b := w.hosts[c.A], w.hosts[c.B]
+		if a.Name == "" || b.Name == "" {
+			return fmt.Errorf("cables: no machine %q or %q", c.A, c.B)
+		}
+		dev := fmt.Sprintf("cable%d", i)
+		if err := netns.Veth(netns.End{NS: w.NS(c.A), Dev: dev}, netns.End{NS: w.NS(c.B), Dev: dev}); err != nil {
+			return err
+		}
+		a.Cable, b.Cable = cableAddr(i, 1), cableAddr(i, 2)
+		for _, end := range []Host{a, b} {
+			if err := w.NS(end.Name).AddAddr(dev, netip.PrefixFrom(end.Cable, 24)); err != nil {
+				return err
+			}
+		}
+		if a.kind == kindCity {
+			for _, pool := range w.Spec.Pools {
+				for _, prefix := range pool.Prefixes {
+					if !prefix.Addr().Is4() {
+						continue
+					}
+					if err := w.NS(c.A).AddRoute(netns.Route{Dst: prefix, Dev: dev, Via: b.Cable}); err != nil {
+						return err
+					}
+				}
+			}
+		}
+		w.hosts[c.A], w.hosts[c.B] = a, b
+	}
 	return nil
+}
+
+func cableAddr(cable, end int) netip.Addr {
+	return netip.AddrFrom4([4]byte{172, 16, byte(cable), byte(end)})
 }
 
 // wanSpec translates the world file into hosts and links of the emulator.
@@ -172,9 +209,12 @@ func (w *World) process(host, binary, health string, args ...string) *Process {
 func (w *World) startEndpoints(ctx context.Context) error {
 	for _, r := range w.Spec.Regions {
 		for n := range r.Endpoints {
-			name := endpointName(r.Name, n)
+			name, congestion := endpointName(r.Name, n), "cubic"
+			if n < len(w.opt.EndpointCongestion) {
+				congestion = w.opt.EndpointCongestion[n]
+			}
 			p := w.process(name, "nearcast-lab", fmt.Sprintf("127.0.0.1:%d", load.PortControl),
-				"endpoint", "--name", name, "--congestion", w.opt.EndpointCongestion)
+				"endpoint", "--name", name, "--congestion", congestion)
 			w.Endpoints[name] = p
 			if err := p.Start(); err != nil {
 				return err
@@ -292,11 +332,15 @@ func (w *World) NodeProcess(name, site string, roles []string, token string) *Pr
 		controllers = append(controllers, netip.AddrPortFrom(w.hosts[controllerName(i)].V4, portController).String())
 	}
 	h := w.hosts[name]
+	backbone := h.V4
+	if h.Cable.IsValid() {
+		backbone = h.Cable // the last one laid: to the other node
+	}
 	args := append([]string{
 		"--data-dir", filepath.Join(w.opt.Dir, name), "--controllers", strings.Join(controllers, ","),
 		"--join-token", token, "--name", name, "--site", site, "--roles", strings.Join(roles, ","),
 		"--backbone-listen", fmt.Sprintf(":%d", portBackbone),
-		"--backbone-advertise", netip.AddrPortFrom(h.V4, portBackbone).String(),
+		"--backbone-advertise", netip.AddrPortFrom(backbone, portBackbone).String(),
 		"--gossip-listen", netip.AddrPortFrom(h.V4, portGossip).String(),
 		"--gossip-advertise", netip.AddrPortFrom(h.V4, portGossip).String(),
 		"--metrics-listen", fmt.Sprintf("127.0.0.1:%d", portMetrics),
@@ -364,9 +408,14 @@ func (w *World) NS(name string) *netns.NS { return w.Fabric.NS(name) }
 // Dial returns how clients of a city connect.
 func (w *World) Dial(city string) load.Dial { return w.Fabric.NS(city).DialContext }
 
-// EndpointAddr returns the n-th endpoint's address in a region, counted from 0.
+// EndpointAddr returns the n-th endpoint's address in a region, counted from 0; its cable's, if it
+// has one.
 func (w *World) EndpointAddr(region string, n int) netip.Addr {
-	return w.hosts[endpointName(region, n)].V4
+	h := w.hosts[endpointName(region, n)]
+	if h.Cable.IsValid() {
+		return h.Cable
+	}
+	return h.V4
 }
 
 // Close ends everything: nodes first, so that they can say goodbye, then controllers, endpoints and
@@ -393,4 +442,10 @@ func (w *World) Close() error {
 		errs = append(errs, w.set.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// RTT returns the configured round trip between two places; both must exist.
+func (w *World) RTT(a, b string) time.Duration {
+	d, _ := w.Spec.rtt(a, b)
+	return d
 }

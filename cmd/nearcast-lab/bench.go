@@ -1,0 +1,70 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nearcast/nearcast/testbed/bench"
+)
+
+func benchCommand() *cobra.Command {
+	var quick bool
+	var results string
+	cmd := &cobra.Command{
+		Use:   "bench [latency|raw]",
+		Short: "Measure beside the peers in the same run: direct, an HAProxy chain, nginx, the floor",
+		Long: `Measures Nearcast beside what people use today and prints ratios first. "latency" takes downloads in
+worlds with distance and loss; "raw" takes the chain without delay: throughput, connections, requests,
+datagrams, CPU time and memory. Without an argument it does both. The report is kept as JSON.`,
+		Example:   "  sudo nearcast-lab bench\n  sudo nearcast-lab bench raw --quick",
+		Args:      cobra.MatchAll(cobra.MaximumNArgs(1), cobra.OnlyValidArgs),
+		ValidArgs: []string{"latency", "raw"},
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if err := needRoot(); err != nil {
+				return err
+			}
+			opt := bench.Options{Quick: quick}
+			if opt.Bin, err = binDir(); err != nil {
+				return err
+			}
+			if opt.Dir, err = os.MkdirTemp("", "nearcast-bench-"); err != nil {
+				return err
+			}
+			begin := time.Now()
+			opt.Say = func(format string, a ...any) {
+				fmt.Fprintf(cmd.OutOrStdout(), "%6.1fs  %s\n", time.Since(begin).Seconds(), fmt.Sprintf(format, a...))
+			}
+			report := bench.Report{Time: begin, Version: version, Machine: bench.DescribeMachine()}
+			dir := opt.Dir
+			if len(args) == 0 || args[0] == "latency" {
+				opt.Dir = filepath.Join(dir, "latency")
+				if report.Transfers, err = bench.Latency(cmd.Context(), opt); err != nil {
+					return fmt.Errorf("%w (logs are in %s)", err, opt.Dir)
+				}
+			}
+			if len(args) == 0 || args[0] == "raw" {
+				opt.Dir = filepath.Join(dir, "raw")
+				if report.Raw, err = bench.RawChain(cmd.Context(), opt); err != nil {
+					return fmt.Errorf("%w (logs are in %s)", err, opt.Dir)
+				}
+			}
+			fmt.Fprintln(cmd.OutOrStdout())
+			if _, err := report.WriteTo(cmd.OutOrStdout()); err != nil {
+				return err
+			}
+			path, err := report.Save(results)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "\nkept as %s\n", path)
+			return os.RemoveAll(dir)
+		},
+	}
+	cmd.Flags().BoolVar(&quick, "quick", false, "fewer and shorter runs: to see that it works, not to quote")
+	cmd.Flags().StringVar(&results, "results", "bench-results", "directory for the JSON report")
+	return cmd
+}
