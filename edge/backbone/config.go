@@ -48,6 +48,15 @@ type Common struct {
 	// DeadAfter is how long a carrier may stay silent before it is closed. Default 5 s.
 	DeadAfter time.Duration
 
+	// Warm is how many bytes of padding each side sends on a new carrier of more than 5 ms, so that
+	// its congestion window is open before it is needed. Default 1 MiB; negative: none. Larger lets
+	// larger downloads start at full speed, and costs the bytes once a carrier.
+	Warm int
+
+	// LeaveHost keeps Run from setting net.ipv4.tcp_slow_start_after_idle to 0, without which the
+	// kernel forgets the congestion windows of carriers that were idle for a moment.
+	LeaveHost bool
+
 	// CongestionControl of the carriers: "" chooses by measured loss (bbr with, cubic without, each
 	// if this host lets us), any other value is set on every carrier.
 	CongestionControl string

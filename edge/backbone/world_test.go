@@ -1,0 +1,410 @@
+package backbone
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/nearcast/nearcast/proto/identity"
+	"github.com/nearcast/nearcast/proto/model"
+	"github.com/nearcast/nearcast/proto/wire"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// A world is a pool and a server on loopback, with connections that can be broken.
+type world struct {
+	t      testing.TB
+	ca     *identity.CA
+	pool   *Pool
+	server *Server
+	net    *faults
+
+	stopPool, stopServer func()
+	poolDone, serverDone chan struct{}
+
+	edge, gateway model.Node
+	serverConfig  ServerConfig
+}
+
+type option func(*PoolConfig, *ServerConfig)
+
+// newWorld starts a pool and a server whose streams go to handle. It ends with the test.
+func newWorld(t testing.TB, handle func(*Stream, *wire.Open) Sink, options ...option) *world {
+	t.Helper()
+	w := &world{t: t, net: &faults{}}
+	w.edge = model.Node{ID: "edge-1", Edge: true}
+	w.gateway = model.Node{ID: "gw-1", Gateway: true}
+	ca, err := identity.NewCA("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.ca = ca
+	pc := PoolConfig{Self: w.edge.ID, Dial: w.net.dial}
+	pc.Credentials = w.credentials("edge-1")
+	sc := ServerConfig{HandleStream: handle}
+	sc.Credentials = w.credentials("gw-1")
+	for _, c := range []*Common{&pc.Common, &sc.Common} {
+		c.PingInterval = 50 * time.Millisecond
+		c.DeadAfter = time.Second
+		c.PathWait = 3 * time.Second
+		c.LeaveHost = true
+		if testing.Verbose() {
+			c.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		}
+	}
+	for _, o := range options {
+		o(&pc, &sc)
+	}
+	w.serverConfig = sc
+	w.startServer("127.0.0.1:0")
+	if w.pool, err = NewPool(pc); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	w.poolDone = make(chan struct{})
+	w.stopPool = cancel
+	go func() {
+		defer close(w.poolDone)
+		if err := w.pool.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	}()
+	w.pool.SetPeers([]model.Node{w.edge, w.gateway})
+	t.Cleanup(w.stop)
+	return w
+}
+
+func (w *world) startServer(addr string) {
+	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", addr)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.gateway.BackboneAddresses = []netip.AddrPort{l.Addr().(*net.TCPAddr).AddrPort()}
+	sc := w.serverConfig
+	sc.Listener = l
+	if w.server, err = NewServer(sc); err != nil {
+		w.t.Fatal(err)
+	}
+	w.server.SetPeers([]model.Node{w.edge, w.gateway})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	w.serverDone, w.stopServer = done, cancel
+	server := w.server
+	go func() {
+		defer close(done)
+		if err := server.Run(ctx); err != nil {
+			w.t.Error(err)
+		}
+	}()
+}
+
+func (w *world) stop() {
+	w.net.heal()
+	w.stopPool()
+	<-w.poolDone
+	w.stopServer()
+	<-w.serverDone
+}
+
+func (w *world) credentials(name string) *identity.Credentials {
+	w.t.Helper()
+	key, csr, err := identity.NewRequest()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	subject := identity.Subject{Cluster: "test", Kind: identity.KindNode, Name: name}
+	der, err := w.ca.Sign(csr, subject, time.Hour)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	c, err := identity.NewCredentials(der, key, identityRoots(w.ca))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return c
+}
+
+// waitFor polls until ok; what it waits for is made by other goroutines and has no event.
+func waitFor(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+func (w *world) waitUp(carriers int) {
+	w.t.Helper()
+	waitFor(w.t, "carriers", func() bool {
+		s, _ := w.pool.Peer("gw-1")
+		return s.Up && s.Carriers >= carriers
+	})
+}
+
+// open opens a stream and returns it as a conn.
+func (w *world) open() *conn {
+	w.t.Helper()
+	c := newConn()
+	s, err := w.pool.Open("gw-1", wire.Open{Listener: "l", Group: "g", Proto: 6, HopsLeft: 4,
+		Src: netip.MustParseAddrPort("192.0.2.1:1000"), Dst: netip.MustParseAddrPort("198.51.100.1:443")}, c)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	c.set(s)
+	return c
+}
+
+// accept makes a handler that runs f for each stream, in a goroutine of its own. The goroutines end
+// with their streams.
+func accept(f func(*conn, wire.Open)) func(*Stream, *wire.Open) Sink {
+	return func(s *Stream, o *wire.Open) Sink {
+		c := newConn()
+		c.set(s)
+		open := *o
+		go f(c, open)
+		return c
+	}
+}
+
+// A conn makes a stream look like a connection: its sink keeps at most max bytes for Read.
+type conn struct {
+	ready chan struct{} // the stream is set
+	s     *Stream
+	max   int
+
+	mu     sync.Mutex
+	cond   sync.Cond
+	buf    []byte
+	fin    bool
+	reset  error
+	result *wire.OpenResult
+	stuck  bool // the sink has refused bytes
+	broken string
+}
+
+func newConn() *conn {
+	c := &conn{ready: make(chan struct{}), max: 64 << 10}
+	c.cond.L = &c.mu
+	return c
+}
+
+func (c *conn) set(s *Stream) { c.s = s; close(c.ready) }
+
+func (c *conn) Opened(r wire.OpenResult) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.result != nil || c.reset != nil || len(c.buf) > 0 {
+		c.broken = "Opened came late or twice"
+	}
+	c.result = &r
+	c.cond.Broadcast()
+}
+
+func (c *conn) Deliver(p []byte, fin bool) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.reset != nil || c.fin || len(p) == 0 && !fin {
+		c.broken = "Deliver after the end, or of nothing"
+	}
+	n := min(len(p), c.max-len(c.buf))
+	c.buf = append(c.buf, p[:n]...)
+	c.stuck = n < len(p)
+	c.fin = fin && n == len(p)
+	c.cond.Broadcast()
+	return n
+}
+
+func (c *conn) Reset(reason wire.ResetReason) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.reset != nil {
+		c.broken = "Reset twice"
+	}
+	c.reset = &ResetError{reason}
+	c.cond.Broadcast()
+}
+
+func (c *conn) Read(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.buf) == 0 && !c.fin && c.reset == nil {
+		c.cond.Wait()
+	}
+	switch {
+	case c.broken != "":
+		return 0, errors.New(c.broken)
+	case c.reset != nil:
+		return 0, c.reset
+	case len(c.buf) == 0:
+		return 0, io.EOF
+	}
+	n := copy(p, c.buf)
+	c.buf = append(c.buf[:0], c.buf[n:]...)
+	if c.stuck {
+		c.stuck = false
+		c.mu.Unlock()
+		<-c.ready
+		c.s.Resume()
+		c.mu.Lock()
+	}
+	return n, nil
+}
+
+func (c *conn) Write(p []byte) (int, error) { return c.s.Write(p) }
+
+// opened waits for the gateway's answer.
+func (c *conn) opened() (wire.OpenResult, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.result == nil && c.reset == nil {
+		c.cond.Wait()
+	}
+	if c.result == nil {
+		return wire.OpenResult{}, c.reset
+	}
+	return *c.result, nil
+}
+
+// waitReset waits for a reset and returns its reason.
+func (c *conn) waitReset() wire.ResetReason {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.reset == nil {
+		c.cond.Wait()
+	}
+	return c.reset.(*ResetError).Reason
+}
+
+// faults dials connections that can be broken.
+type faults struct {
+	mu    sync.Mutex
+	conns []*faultyConn
+	cut   bool // new connections fail
+}
+
+func (f *faults) dial(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
+	f.mu.Lock()
+	cut := f.cut
+	f.mu.Unlock()
+	if cut {
+		return nil, syscall.ENETUNREACH
+	}
+	c, err := dialTCP(ctx, addr)
+	if err != nil {
+		return nil, err
+	}
+	fc := &faultyConn{TCPConn: c.(*net.TCPConn)}
+	fc.cond.L = &fc.mu
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.conns = append(f.conns, fc)
+	return fc, nil
+}
+
+// alive returns the connections that are not closed.
+func (f *faults) alive() (alive []*faultyConn) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range f.conns {
+		if !c.isClosed() {
+			alive = append(alive, c)
+		}
+	}
+	f.conns = alive
+	return append([]*faultyConn(nil), alive...)
+}
+
+// killOne closes a random connection, as the network would: with an RST.
+func (f *faults) killOne() {
+	if alive := f.alive(); len(alive) > 0 {
+		alive[rand.IntN(len(alive))].kill()
+	}
+}
+
+func (f *faults) setCut(cut bool) {
+	f.mu.Lock()
+	f.cut = cut
+	f.mu.Unlock()
+}
+
+func (f *faults) heal() {
+	for _, c := range f.alive() {
+		c.stall(false)
+	}
+}
+
+// A faultyConn is a TCP connection that can be killed, and stalled: then nothing comes out of it,
+// and what is written waits.
+type faultyConn struct {
+	*net.TCPConn
+	mu      sync.Mutex
+	cond    sync.Cond
+	stalled bool
+	closed  bool
+}
+
+func (c *faultyConn) kill() {
+	_ = c.TCPConn.SetLinger(0)
+	_ = c.Close()
+}
+
+func (c *faultyConn) isClosed() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closed
+}
+
+func (c *faultyConn) stall(yes bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stalled = yes
+	c.cond.Broadcast()
+}
+
+func (c *faultyConn) wait() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.stalled && !c.closed {
+		c.cond.Wait()
+	}
+	if c.closed {
+		return net.ErrClosed
+	}
+	return nil
+}
+
+func (c *faultyConn) Read(p []byte) (int, error) {
+	n, err := c.TCPConn.Read(p)
+	if werr := c.wait(); werr != nil {
+		return 0, werr
+	}
+	return n, err
+}
+
+func (c *faultyConn) Write(p []byte) (int, error) {
+	if err := c.wait(); err != nil {
+		return 0, err
+	}
+	return c.TCPConn.Write(p)
+}
+
+func (c *faultyConn) Close() error {
+	c.mu.Lock()
+	c.closed = true
+	c.cond.Broadcast()
+	c.mu.Unlock()
+	return c.TCPConn.Close()
+}
