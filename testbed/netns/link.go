@@ -83,6 +83,33 @@ func (ns *NS) SetMTU(dev string, mtu int) error {
 	})
 }
 
+// SetTxQueue sets the length of an interface's transmit queue in packets. For a TUN it is the ring that its
+// reader empties.
+func (ns *NS) SetTxQueue(dev string, packets int) error {
+	return ns.withDev(dev, "set queue of", func(h *netlink.Handle, l netlink.Link) error {
+		return h.LinkSetTxQLen(l, packets)
+	})
+}
+
+// TxDrops returns, by interface, how many packets it could not send. Nil when the namespace is gone.
+func (ns *NS) TxDrops() map[string]uint64 {
+	var drops map[string]uint64
+	err := ns.withLink(func(h *netlink.Handle) error {
+		links, err := h.LinkList()
+		drops = make(map[string]uint64, len(links))
+		for _, l := range links {
+			if st := l.Attrs().Statistics; st != nil {
+				drops[l.Attrs().Name] = st.TxDropped
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return nil
+	}
+	return drops
+}
+
 // MAC returns an interface's hardware address.
 func (ns *NS) MAC(dev string) (mac net.HardwareAddr, err error) {
 	err = ns.withDev(dev, "look at", func(_ *netlink.Handle, l netlink.Link) error {
