@@ -42,11 +42,5 @@ func TestEcho(t *testing.T) {
 	if r, err := c.opened(); err != nil || r.Endpoint != "echo" {
 		t.Fatalf("opened %v, %v", r, err)
 	}
-	waitFor(t, "streams to be forgotten", func() bool {
-		_, streams := w.server.count()
-		return streams == 0 && w.pool.Peers()["gw-1"].Streams == 0
-	})
-	if used := w.pool.env.memory.Used() + w.server.env.memory.Used(); used != 0 {
-		t.Fatalf("%d bytes of memory are not given back", used)
-	}
+	w.checkClean()
 }

@@ -49,6 +49,7 @@ const (
 	handshakeTimeout    = 5 * time.Second        // TCP, TLS and HELLO together
 	dialBackoffMin      = 100 * time.Millisecond // full jitter, doubled at each failure
 	dialBackoffMax      = 5 * time.Second
+	fullFor             = 250 * time.Millisecond // of all carriers being busy, then another is added
 	shrinkAfter         = time.Minute            // of fewer carriers being wanted
 	strangeEvery        = 100 * time.Millisecond // a RESET for one stream that is over
 	notifyEvery         = 10 * time.Millisecond

@@ -134,6 +134,7 @@ type sizer struct {
 	least, most int
 	want        int
 	lowSince    time.Duration // since when fewer would do; 0: they would not
+	fullSince   time.Duration // since when all have been busy, or one was added for that; 0: not all are
 }
 
 // sizing is what a sizer looks at.
@@ -145,7 +146,9 @@ type sizing struct {
 	peerWant int     // what the peer asks for; 0: nothing
 }
 
-// decide returns the number of carriers to have. It grows at once and shrinks after shrinkAfter.
+// decide returns the number of carriers to have. It follows loss at once, adds one whenever all
+// have been busy for fullFor, so that short streams find one that is not behind a long one, and
+// shrinks after shrinkAfter.
 func (z *sizer) decide(s sizing) int {
 	need := z.least
 	switch {
@@ -154,10 +157,15 @@ func (z *sizer) decide(s sizing) int {
 	case s.loss >= lossSome:
 		need = max(need, 8)
 	}
-	if s.up > 0 && s.busy >= s.up {
-		need = max(need, s.up+1) // short streams need one that is not behind a long one
-	} else {
-		need = max(need, min(s.up, s.busy+1))
+	need = max(need, min(s.up, s.busy+1, z.most/2))
+	switch {
+	case s.up == 0 || s.busy < s.up:
+		z.fullSince = 0
+	case z.fullSince == 0:
+		z.fullSince = s.now
+	case s.now-z.fullSince >= fullFor:
+		z.fullSince = s.now
+		need = max(need, min(s.up+1, z.most/2))
 	}
 	need = min(max(need, s.peerWant), z.most)
 	switch {

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"go.uber.org/goleak"
 
 	"github.com/nearcast/nearcast/proto/identity"
@@ -155,16 +157,24 @@ func (w *world) waitUp(carriers int) {
 }
 
 // open opens a stream and returns it as a conn.
-func (w *world) open() *conn {
+func (w *world) open() (c *conn) {
 	w.t.Helper()
-	c := newConn()
-	s, err := w.pool.Open("gw-1", wire.Open{Listener: "l", Group: "g", Proto: 6, HopsLeft: 4,
-		Src: netip.MustParseAddrPort("192.0.2.1:1000"), Dst: netip.MustParseAddrPort("198.51.100.1:443")}, c)
-	if err != nil {
-		w.t.Fatal(err)
+	w.open0(&c)
+	if c == nil {
+		w.t.Fatal("no path")
 	}
-	c.set(s)
 	return c
+}
+
+// open0 is open that leaves c nil when there is no path.
+func (w *world) open0(c **conn) {
+	k := newConn()
+	s, err := w.pool.Open("gw-1", wire.Open{Listener: "l", Group: "g", Proto: 6, HopsLeft: 4,
+		Src: netip.MustParseAddrPort("192.0.2.1:1000"), Dst: netip.MustParseAddrPort("198.51.100.1:443")}, k)
+	if err == nil {
+		k.set(s)
+		*c = k
+	}
 }
 
 // accept makes a handler that runs f for each stream, in a goroutine of its own. The goroutines end
@@ -407,4 +417,34 @@ func (c *faultyConn) Close() error {
 	c.cond.Broadcast()
 	c.mu.Unlock()
 	return c.TCPConn.Close()
+}
+
+// checkClean waits until no stream is left and all memory was given back.
+func (w *world) checkClean() {
+	w.t.Helper()
+	waitFor(w.t, "streams to be forgotten", func() bool {
+		_, streams := w.server.count()
+		return streams == 0 && w.pool.Peers()["gw-1"].Streams == 0
+	})
+	waitFor(w.t, "memory to be given back", func() bool {
+		return w.pool.env.memory.Used()+w.server.env.memory.Used() == 0
+	})
+	t := (*w.pool.peers.Load())["gw-1"].tunnel.Load()
+	waitFor(w.t, "carriers to have no load", func() bool {
+		for _, c := range t.carriers() {
+			if c.load.Load() != 0 {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// count returns a counter's value.
+func count(c prometheus.Counter) float64 {
+	var m dto.Metric
+	if err := c.Write(&m); err != nil {
+		return -1
+	}
+	return m.GetCounter().GetValue()
 }
