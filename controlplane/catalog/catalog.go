@@ -1,8 +1,19 @@
+// Package catalog answers: what configuration may this cluster have, and what does it have?
+//
+// Every rule of the configuration lives here once, whichever API a change comes through. Every change
+// is one transaction of the store that holds only if no other change came between reading and
+// writing, so rules that span objects (ports that must not overlap, addresses given once, quotas) hold
+// whatever operators do at the same time at different controllers.
 package catalog
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"log/slog"
+	"slices"
+	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -67,272 +78,279 @@ type State struct {
 // until Run has read the store, within their context. Reads show at least every change that was
 // answered, at whichever controller, before the read was asked for.
 type Catalog struct {
-	cfg Config
+	cfg     Config
+	metrics *metrics
+	writer  chan struct{} // holds one element while a change of this process is being made
+	ready   chan struct{} // closed with the first apply
+
+	mu      sync.RWMutex
+	objects *objects      // guarded by mu; what its entries hold is never changed in place
+	changed chan struct{} // guarded by mu; closed and replaced when objects change
+	state   *State        // guarded by mu; of objects, or nil if it was not asked for since they changed
 }
 
 // New returns a Catalog over cfg.Store. Nothing is started before Run.
-func New(cfg Config) (*Catalog, error) { return &Catalog{cfg: cfg}, nil }
+func New(cfg Config) (*Catalog, error) {
+	if cfg.Store == nil {
+		return nil, errors.New("catalog: a store is needed")
+	}
+	if cfg.Debounce == 0 {
+		cfg.Debounce = watchDebounce
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	c := &Catalog{
+		cfg: cfg, writer: make(chan struct{}, 1), ready: make(chan struct{}),
+		objects: newObjects(), changed: make(chan struct{}),
+	}
+	var err error
+	c.metrics, err = newMetrics(cfg.Metrics, c)
+	return c, err
+}
 
-// Run follows the store until ctx ends.
-func (c *Catalog) Run(ctx context.Context) error { return errNotBuilt }
+// Run follows the store until ctx ends, and then returns nil.
+func (c *Catalog) Run(ctx context.Context) error {
+	err := c.cfg.Store.Watch(ctx, configPrefix, 0, c.apply)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
 
 // Ready is closed once the catalog has been read from the store.
-func (c *Catalog) Ready() <-chan struct{} { return nil }
+func (c *Catalog) Ready() <-chan struct{} { return c.ready }
+
+// apply takes over what the store told, or what this process wrote to it.
+func (c *Catalog) apply(u store.Update) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !u.Reset && u.Revision <= c.objects.revision {
+		return nil // it is our own change coming back
+	}
+	c.objects.apply(u)
+	if err := c.objects.readable(); err != nil {
+		c.cfg.Log.Error("configuration is not readable: nothing is told to nodes and no change is taken",
+			"error", err)
+	}
+	c.state = nil
+	close(c.changed)
+	c.changed = make(chan struct{})
+	select {
+	case <-c.ready:
+	default:
+		close(c.ready)
+	}
+	return nil
+}
+
+// fresh waits until every change is known here that was answered anywhere before it was called.
+func (c *Catalog) fresh(ctx context.Context) error {
+	select {
+	case <-c.ready:
+	case <-ctx.Done():
+		return unavailable(ctx.Err())
+	}
+	var want uint64
+	switch kv, err := c.cfg.Store.Get(ctx, guardKey); {
+	case err == nil:
+		want = kv.Modified
+	case !errors.Is(err, store.ErrNotFound):
+		return unavailable(err)
+	}
+	for {
+		c.mu.RLock()
+		known, changed := c.objects.guard, c.changed
+		c.mu.RUnlock()
+		if known >= want {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return unavailable(ctx.Err())
+		}
+	}
+}
+
+// read calls f with the configuration as it is now. f must copy what it keeps.
+func (c *Catalog) read(ctx context.Context, f func(*objects) error) error {
+	if err := c.fresh(ctx); err != nil {
+		return err
+	}
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return f(c.objects)
+}
 
 // Load returns the configuration as it is now.
-func (c *Catalog) Load(ctx context.Context) (*State, error) { return nil, errNotBuilt }
+func (c *Catalog) Load(ctx context.Context) (*State, error) {
+	if err := c.fresh(ctx); err != nil {
+		return nil, err
+	}
+	s, _, err := c.known()
+	return s, err
+}
+
+// known returns the State of what is known here, and what is closed when that changes.
+func (c *Catalog) known() (*State, <-chan struct{}, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.objects.readable(); err != nil {
+		return nil, c.changed, err
+	}
+	if c.state == nil {
+		c.state = c.objects.state(c.cfg.Cluster)
+	}
+	return c.state, c.changed, nil
+}
 
 // Watch calls fn with the present State and then with a fresh one after changes (several close together
-// are one call), until ctx ends or fn returns an error, which it returns. It needs no quorum:
-// while the store is away it tells nothing.
-func (c *Catalog) Watch(ctx context.Context, fn func(*State) error) error { return errNotBuilt }
-
-var errNotBuilt = &Error{Code: Internal, Message: "not built yet"}
-
-// CreateAccelerator makes an accelerator: id, addresses, DNS name and times are given here. Addresses
-// may ask for certain free ones of its pools. Pools left empty are chosen.
-func (c *Catalog) CreateAccelerator(ctx context.Context, a model.Accelerator, o Options) (model.Accelerator, error) {
-	return a, errNotBuilt
+// are one call), until ctx ends or fn returns an error, which it returns. It needs no quorum: while the
+// store is away, or holds what this version cannot read, it tells nothing.
+func (c *Catalog) Watch(ctx context.Context, fn func(*State) error) error {
+	select {
+	case <-c.ready:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	var told *State
+	for {
+		s, changed, err := c.known()
+		if err == nil && (told == nil || s.Revision != told.Revision) {
+			told = s
+			if err := fn(s); err != nil {
+				return err
+			}
+		}
+		if err := c.settle(ctx, changed); err != nil {
+			return err
+		}
+	}
 }
 
-// Accelerator returns one.
-func (c *Catalog) Accelerator(ctx context.Context, id model.AcceleratorID) (model.Accelerator, error) {
-	return model.Accelerator{}, errNotBuilt
+// settle waits for a change and then until there was none for a moment.
+func (c *Catalog) settle(ctx context.Context, changed <-chan struct{}) error {
+	select {
+	case <-changed:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	for range debounceMax {
+		c.mu.RLock()
+		changed = c.changed
+		c.mu.RUnlock()
+		t := time.NewTimer(c.cfg.Debounce)
+		select {
+		case <-changed:
+			t.Stop()
+		case <-t.C:
+			return nil
+		case <-ctx.Done():
+			t.Stop()
+			return ctx.Err()
+		}
+	}
+	return nil
 }
 
-// ListAccelerators returns a page and the token of the next, empty after the last.
-func (c *Catalog) ListAccelerators(ctx context.Context, p PageOptions) ([]model.Accelerator, string, error) {
-	return nil, "", errNotBuilt
+// list returns one page of the objects of a table for which keep holds, oldest first, as out makes them.
+func list[K ~string, T any](c *Catalog, ctx context.Context, p PageOptions, t func(*objects) *table[K, T],
+	keep func(*T) bool, out func(*objects, *T) T) (page []T, next string, err error) {
+	size := p.Size
+	if size == 0 {
+		size = pageSizeDefault
+	}
+	if size < 1 || size > pageSizeMax {
+		return nil, "", field(ReasonNone, "page_size", "is %d; use 1 to %d, or 0 for %d",
+			size, pageSizeMax, pageSizeDefault)
+	}
+	var after uint64
+	if p.Token != "" {
+		if after, err = strconv.ParseUint(p.Token, 36, 64); err != nil {
+			return nil, "", field(ReasonInvalidPageToken, "page_token",
+				"is not one that this listing gave; take it from the page before")
+		}
+	}
+	err = c.read(ctx, func(o *objects) error {
+		var found []*entry[T]
+		for e := range t(o).entries() {
+			if e.created > after && (keep == nil || keep(&e.value)) {
+				found = append(found, e)
+			}
+		}
+		// One transaction makes one object of a kind, so no two have the same place.
+		slices.SortFunc(found, func(a, b *entry[T]) int { return cmp.Compare(a.created, b.created) })
+		if len(found) > size {
+			found = found[:size]
+			next = strconv.FormatUint(found[size-1].created, 36)
+		}
+		for _, e := range found {
+			page = append(page, out(o, &e.value))
+		}
+		return nil
+	})
+	return page, next, err
 }
 
-// UpdateAccelerator lets change alter the accelerator's name, Enabled, IPAddressType and tags. change gets a
-// copy of what is stored and may be called more than once; an error of its own is returned as it is.
-func (c *Catalog) UpdateAccelerator(ctx context.Context, id model.AcceleratorID, o Options,
-	change func(*model.Accelerator) error) (model.Accelerator, error) {
-	return model.Accelerator{}, errNotBuilt
+// plain is list's out for kinds that are read as they are stored.
+func plain[K ~string, T any](k *kind[K, T]) func(*objects, *T) T {
+	return func(_ *objects, v *T) T { return k.clone(*v) }
 }
 
-// DeleteAccelerator removes a disabled accelerator without listeners.
-func (c *Catalog) DeleteAccelerator(ctx context.Context, id model.AcceleratorID, o Options) error {
-	return errNotBuilt
+// get returns one object as out makes it.
+func get[K ~string, T any](c *Catalog, ctx context.Context, t func(*objects) *table[K, T], k K,
+	out func(*objects, *T) T) (v T, err error) {
+	err = c.read(ctx, func(o *objects) error {
+		found, err := t(o).need(k)
+		if err == nil {
+			v = out(o, found)
+		}
+		return err
+	})
+	return v, err
 }
 
-// CreateListener adds a listener to l.Accelerator.
-func (c *Catalog) CreateListener(ctx context.Context, l model.Listener, o Options) (model.Listener, error) {
-	return l, errNotBuilt
+// metrics counts what this process does to the configuration.
+type metrics struct {
+	changes, retries prometheus.Counter
 }
 
-// Listener returns one.
-func (c *Catalog) Listener(ctx context.Context, id model.ListenerID) (model.Listener, error) {
-	return model.Listener{}, errNotBuilt
+func newMetrics(reg prometheus.Registerer, c *Catalog) (*metrics, error) {
+	m := &metrics{
+		changes: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "nearcast_catalog_changes_total",
+			Help: "Changes of the configuration that this controller made.",
+		}),
+		retries: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "nearcast_catalog_change_retries_total",
+			Help: "Times that a change started over because another controller had changed something.",
+		}),
+	}
+	if reg == nil {
+		return m, nil
+	}
+	for _, col := range []prometheus.Collector{m.changes, m.retries,
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "nearcast_catalog_unreadable_objects",
+			Help: "Stored objects that this version cannot read; while there are any, nodes are told nothing new.",
+		}, func() float64 {
+			c.mu.RLock()
+			defer c.mu.RUnlock()
+			return float64(len(c.objects.broken))
+		}),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "nearcast_catalog_revision",
+			Help: "Store revision of the newest configuration known here.",
+		}, func() float64 {
+			c.mu.RLock()
+			defer c.mu.RUnlock()
+			return float64(c.objects.guard)
+		}),
+	} {
+		if err := reg.Register(col); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
 }
-
-// ListListeners returns a page of the listeners of one accelerator, or of all with an empty id.
-func (c *Catalog) ListListeners(ctx context.Context, of model.AcceleratorID, p PageOptions) ([]model.Listener, string, error) {
-	return nil, "", errNotBuilt
-}
-
-// UpdateListener lets change alter everything but ID and Accelerator.
-func (c *Catalog) UpdateListener(ctx context.Context, id model.ListenerID, o Options,
-	change func(*model.Listener) error) (model.Listener, error) {
-	return model.Listener{}, errNotBuilt
-}
-
-// DeleteListener removes a listener without groups.
-func (c *Catalog) DeleteListener(ctx context.Context, id model.ListenerID, o Options) error {
-	return errNotBuilt
-}
-
-// CreateGroup adds an endpoint group to g.Listener, with the endpoints it has.
-func (c *Catalog) CreateGroup(ctx context.Context, g model.EndpointGroup, o Options) (model.EndpointGroup, error) {
-	return g, errNotBuilt
-}
-
-// Group returns one. Its endpoints' Health is HealthInitial: verdicts are not configuration.
-func (c *Catalog) Group(ctx context.Context, id model.GroupID) (model.EndpointGroup, error) {
-	return model.EndpointGroup{}, errNotBuilt
-}
-
-// ListGroups returns a page of the groups of one listener, or of all with an empty id.
-func (c *Catalog) ListGroups(ctx context.Context, of model.ListenerID, p PageOptions) ([]model.EndpointGroup, string, error) {
-	return nil, "", errNotBuilt
-}
-
-// UpdateGroup lets change alter everything but ID, Listener and Region. change sees HealthCheck.Port as
-// it was given: 0 while it follows the listener's first port.
-func (c *Catalog) UpdateGroup(ctx context.Context, id model.GroupID, o Options,
-	change func(*model.EndpointGroup) error) (model.EndpointGroup, error) {
-	return model.EndpointGroup{}, errNotBuilt
-}
-
-// DeleteGroup removes a group and its endpoints.
-func (c *Catalog) DeleteGroup(ctx context.Context, id model.GroupID, o Options) error {
-	return errNotBuilt
-}
-
-// AddEndpoints adds new endpoints to a group.
-func (c *Catalog) AddEndpoints(ctx context.Context, id model.GroupID, endpoints []model.Endpoint, o Options) (model.EndpointGroup, error) {
-	return model.EndpointGroup{}, errNotBuilt
-}
-
-// EndpointChange alters one endpoint; nil fields stay as they are.
-type EndpointChange struct {
-	ID            model.EndpointID
-	Weight        *uint8
-	ClientAddress *model.ClientAddressMode
-}
-
-// UpdateEndpoints alters endpoints that are there.
-func (c *Catalog) UpdateEndpoints(ctx context.Context, id model.GroupID, changes []EndpointChange, o Options) (model.EndpointGroup, error) {
-	return model.EndpointGroup{}, errNotBuilt
-}
-
-// RemoveEndpoints removes the endpoints named. Naming none is InvalidArgument, one that is not there
-// NotFound.
-func (c *Catalog) RemoveEndpoints(ctx context.Context, id model.GroupID, endpoints []model.EndpointID, o Options) (model.EndpointGroup, error) {
-	return model.EndpointGroup{}, errNotBuilt
-}
-
-// CreateTarget names an address.
-func (c *Catalog) CreateTarget(ctx context.Context, t model.Target, o Options) (model.Target, error) {
-	return t, errNotBuilt
-}
-
-// Target returns one.
-func (c *Catalog) Target(ctx context.Context, name string) (model.Target, error) {
-	return model.Target{}, errNotBuilt
-}
-
-// ListTargets returns a page.
-func (c *Catalog) ListTargets(ctx context.Context, p PageOptions) ([]model.Target, string, error) {
-	return nil, "", errNotBuilt
-}
-
-// UpdateTarget lets change alter Region, Host and Tags.
-func (c *Catalog) UpdateTarget(ctx context.Context, name string, o Options,
-	change func(*model.Target) error) (model.Target, error) {
-	return model.Target{}, errNotBuilt
-}
-
-// DeleteTarget removes a target that no endpoint names.
-func (c *Catalog) DeleteTarget(ctx context.Context, name string, o Options) error { return errNotBuilt }
-
-// CreatePool adds a pool.
-func (c *Catalog) CreatePool(ctx context.Context, p model.Pool, o Options) (model.Pool, error) {
-	return p, errNotBuilt
-}
-
-// Pool returns one.
-func (c *Catalog) Pool(ctx context.Context, name model.PoolName) (model.Pool, error) {
-	return model.Pool{}, errNotBuilt
-}
-
-// ListPools returns a page.
-func (c *Catalog) ListPools(ctx context.Context, p PageOptions) ([]model.Pool, string, error) {
-	return nil, "", errNotBuilt
-}
-
-// UpdatePool lets change alter Prefixes and Sites. Addresses that accelerators have must stay inside.
-func (c *Catalog) UpdatePool(ctx context.Context, name model.PoolName, o Options,
-	change func(*model.Pool) error) (model.Pool, error) {
-	return model.Pool{}, errNotBuilt
-}
-
-// DeletePool removes a pool that no accelerator uses.
-func (c *Catalog) DeletePool(ctx context.Context, name model.PoolName, o Options) error {
-	return errNotBuilt
-}
-
-// CreateSite adds a site, and its region if that is new.
-func (c *Catalog) CreateSite(ctx context.Context, s model.Site, o Options) (model.Site, error) {
-	return s, errNotBuilt
-}
-
-// Site returns one.
-func (c *Catalog) Site(ctx context.Context, name model.SiteName) (model.Site, error) {
-	return model.Site{}, errNotBuilt
-}
-
-// ListSites returns a page.
-func (c *Catalog) ListSites(ctx context.Context, p PageOptions) ([]model.Site, string, error) {
-	return nil, "", errNotBuilt
-}
-
-// UpdateSite lets change alter everything but Name.
-func (c *Catalog) UpdateSite(ctx context.Context, name model.SiteName, o Options,
-	change func(*model.Site) error) (model.Site, error) {
-	return model.Site{}, errNotBuilt
-}
-
-// DeleteSite removes a site that no node and no pool names.
-func (c *Catalog) DeleteSite(ctx context.Context, name model.SiteName, o Options) error {
-	return errNotBuilt
-}
-
-// CreateRegion adds a region by itself.
-func (c *Catalog) CreateRegion(ctx context.Context, r model.Region, o Options) (model.Region, error) {
-	return r, errNotBuilt
-}
-
-// ListRegions returns a page.
-func (c *Catalog) ListRegions(ctx context.Context, p PageOptions) ([]model.Region, string, error) {
-	return nil, "", errNotBuilt
-}
-
-// DeleteRegion removes a region that no site, group or target names.
-func (c *Catalog) DeleteRegion(ctx context.Context, name model.RegionName, o Options) error {
-	return errNotBuilt
-}
-
-// RegisterNode adds a node at enrolment and gives it its ID. A name that another node has is
-// AlreadyExists; a site that does not exist is NotFound.
-func (c *Catalog) RegisterNode(ctx context.Context, n model.Node) (model.Node, error) {
-	return n, errNotBuilt
-}
-
-// Node returns one, by id or by name.
-func (c *Catalog) Node(ctx context.Context, idOrName string) (model.Node, error) {
-	return model.Node{}, errNotBuilt
-}
-
-// ListNodes returns a page.
-func (c *Catalog) ListNodes(ctx context.Context, p PageOptions) ([]model.Node, string, error) {
-	return nil, "", errNotBuilt
-}
-
-// UpdateNode lets change alter State and the addresses (State by operators, addresses when a node says
-// Hello). A revoked node stays revoked.
-func (c *Catalog) UpdateNode(ctx context.Context, id model.NodeID, o Options,
-	change func(*model.Node) error) (model.Node, error) {
-	return model.Node{}, errNotBuilt
-}
-
-// DeleteNode removes a node; its certificate is refused from then on.
-func (c *Catalog) DeleteNode(ctx context.Context, id model.NodeID, o Options) error {
-	return errNotBuilt
-}
-
-// Settings returns the cluster's limits.
-func (c *Catalog) Settings(ctx context.Context) (model.Settings, error) {
-	return model.Settings{}, errNotBuilt
-}
-
-// UpdateSettings lets change alter all of them.
-func (c *Catalog) UpdateSettings(ctx context.Context, o Options,
-	change func(*model.Settings) error) (model.Settings, error) {
-	return model.Settings{}, errNotBuilt
-}
-
-// Tag sets tags on the accelerator, listener, group or target called id, keeping its other ones.
-func (c *Catalog) Tag(ctx context.Context, id string, tags map[string]string) error {
-	return errNotBuilt
-}
-
-// Untag removes tags. Naming no key is InvalidArgument; a key that is not there is ignored.
-func (c *Catalog) Untag(ctx context.Context, id string, keys []string) error { return errNotBuilt }
-
-// SetGossipKeys replaces the keys that nodes encrypt their gossip with: 1–3 of 16, 24 or 32 bytes.
-func (c *Catalog) SetGossipKeys(ctx context.Context, keys [][]byte) error { return errNotBuilt }
-
-// EnsureGossipKey makes a random key if there is none yet.
-func (c *Catalog) EnsureGossipKey(ctx context.Context) error { return errNotBuilt }

@@ -93,3 +93,49 @@ func ReasonOf(err error) Reason {
 	}
 	return ReasonNone
 }
+
+func notFound(r Reason, what, key string) *Error {
+	return &Error{Code: NotFound, Reason: r, Message: fmt.Sprintf("there is no %s %q", what, key)}
+}
+
+// invalid makes an error of what a Validate method returned; nil stays nil.
+func invalid(err error) error {
+	if err == nil {
+		return nil
+	}
+	e := &Error{Code: InvalidArgument, Message: "the request is not valid"}
+	if !errors.As(err, &e.Fields) {
+		e.Message = err.Error()
+	}
+	return e
+}
+
+// field is invalid for one field.
+func field(r Reason, path, format string, args ...any) *Error {
+	return &Error{Code: InvalidArgument, Reason: r, Message: "the request is not valid",
+		Fields: model.FieldErrors{{Field: path, Message: fmt.Sprintf(format, args...)}}}
+}
+
+func precondition(r Reason, format string, args ...any) *Error {
+	return &Error{Code: FailedPrecondition, Reason: r, Message: fmt.Sprintf(format, args...)}
+}
+
+func exists(r Reason, format string, args ...any) *Error {
+	return &Error{Code: AlreadyExists, Reason: r, Message: fmt.Sprintf(format, args...)}
+}
+
+// limit is the error of a quota. setting is its name in Settings.
+func limit(setting string, most int, what string) *Error {
+	return &Error{Code: LimitExceeded, Reason: ReasonLimit,
+		Message: fmt.Sprintf("%s: at most %d are allowed (settings %s)", what, most, setting)}
+}
+
+// guarded is the error of a guard; Options.Force lets the change through.
+func guarded(format string, args ...any) *Error {
+	return precondition(ReasonGuard, format+"; force it if that is meant", args...)
+}
+
+// unavailable makes an error of one of the store's or of a context that ended.
+func unavailable(err error) error {
+	return &Error{Code: Unavailable, Message: err.Error(), Err: err}
+}

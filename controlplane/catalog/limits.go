@@ -1,0 +1,23 @@
+package catalog
+
+import "time"
+
+const (
+	// changeAttempts bounds how often one change starts over because others were faster. With three
+	// controllers writing without pause each attempt wins one time in three: 30 lost ones are one in
+	// 200,000.
+	changeAttempts = 30
+	// changePause is what the n-th attempt waits at most, n times.
+	changePause = 2 * time.Millisecond
+	// idempotencyTokenMax is AWS Global Accelerator's.
+	idempotencyTokenMax = 255
+	// watchDebounce lets what one operator does at once become one State.
+	watchDebounce = 20 * time.Millisecond
+	// debounceMax bounds how long a stream of changes can hold a State back: this many debounces.
+	debounceMax = 10
+	// pageSizeDefault and pageSizeMax bound a listing's page.
+	pageSizeDefault = 100
+	pageSizeMax     = 1000
+	// gossipKeysMax: the one in use, the one before and the one to come.
+	gossipKeysMax = 3
+)
