@@ -12,13 +12,13 @@ import (
 //	+-------------------------------+------+----------------------+----------------------+---------+
 //
 // The key id names a key: one direction of one epoch of one channel. Keys come from the secret that
-// the tunnel's TLS session exports for the epoch (KEY frame): HKDF-SHA256-Expand(secret, info) with
+// the tunnel's TLS session exports for the epoch (KEY frame): HKDF-SHA256(secret, no salt, info),
+// where info is one of these strings and the epoch in 4 bytes:
 //
-//	info                                          bytes
-//	"nearcast datagram 1 initiator key"           16   AES-128-GCM key, from the edge to the gateway
-//	"nearcast datagram 1 initiator iv"            12
-//	"nearcast datagram 1 initiator id"             8   key id
-//	"nearcast datagram 1 responder key" …              the same from the gateway to the edge
+//	"nearcast datagram 1 initiator key"   16 bytes   AES-128-GCM key, from the edge to the gateway
+//	"nearcast datagram 1 initiator iv"    12
+//	"nearcast datagram 1 initiator id"     8         key id
+//	"nearcast datagram 1 responder key"   …          the same from the gateway to the edge
 //
 // The nonce is the iv, exclusive-or the header's last eight bytes at its end. The header is the
 // additional data. Packet numbers begin at 0 for each lane and key, and end at 2^32 - 1; epochs are
