@@ -29,11 +29,15 @@ type Open struct {
 	Group    string // the endpoint group's id; at most 64 bytes
 	Proto    uint8  // 6 or 17: the IP protocol number
 	HopsLeft uint8  // backbone hops it may still take; who gets 0 refuses
-	Flags    uint8  // none defined: write 0, ignore
+	Flags    uint8  // OpenFailOpen; write 0 for the others, ignore them
 	Revision uint64 // of the snapshot the edge decided by
 	Src      netip.AddrPort
 	Dst      netip.AddrPort // the client's own tuple: Dst is the accelerated address
 }
+
+// OpenFailOpen says that no group can be served: the gateway shall take any endpoint, whatever the
+// verdicts on it are. Without it, a gateway that holds no endpoint healthy answers OpenNoEndpoint.
+const OpenFailOpen uint8 = 1 << 0
 
 // Append appends the Open (without a frame header).
 func (o *Open) Append(b []byte) []byte {
