@@ -243,6 +243,8 @@ func (f *Fabric) runEngine() error {
 	} else {
 		f.engine.totals.realtime.Store(true)
 	}
+	f.engine.totals.tid.Store(int32(unix.Gettid()))
+	defer f.engine.totals.tid.Store(0)
 	return f.engine.run()
 }
 
@@ -291,7 +293,7 @@ func (f *Fabric) Stats() Stats {
 	s := Stats{
 		Delivered: t.delivered.Load(), NoRoute: t.noRoute.Load(), Overflow: t.overflow.Load(),
 		Malformed: t.malformed.Load(), WriteErrors: t.writeErrors.Load(), MemoryBytes: t.memory.Load(),
-		Realtime: t.realtime.Load(), Lateness: t.lateness(),
+		Realtime: t.realtime.Load(), Lateness: t.lateness(), CPU: t.cpu(),
 	}
 	f.plan.book.stats(&s)
 	for dev, n := range f.core.TxDrops() {

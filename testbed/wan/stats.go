@@ -5,6 +5,8 @@ import (
 	"math/bits"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Counters are what a stage has done since the Fabric was built. Segments of superpackets count as the packets
@@ -57,6 +59,8 @@ type Stats struct {
 	MemoryBytes uint64 // packet memory mapped, the most that was ever needed
 	Realtime    bool   // the engine's thread runs as SCHED_FIFO
 
+	CPU time.Duration // processor time of the engine's thread, with the kernel's work in its calls; 0 when ended
+
 	Lateness Lateness
 }
 
@@ -95,6 +99,7 @@ func (l Lateness) String() string {
 type totals struct {
 	delivered, noRoute, overflow, malformed, writeErrors, memory atomic.Uint64
 	realtime                                                     atomic.Bool
+	tid                                                          atomic.Int32 // 0: not running
 
 	lateSum, lateMax atomic.Int64
 	late             [latenessBuckets]atomic.Uint64
@@ -112,6 +117,21 @@ func (t *totals) delivery(d int64) {
 		bucket = min(bits.Len64(uint64(d-1)/uint64(time.Microsecond)), latenessBuckets-1)
 	}
 	t.late[bucket].Add(1)
+}
+
+// cpu returns the processor time of the engine's thread.
+func (t *totals) cpu() time.Duration {
+	tid := t.tid.Load()
+	if tid == 0 {
+		return 0
+	}
+	// The kernel's encoding of the CPU clock of any thread of this process (clock_getcpuclockid).
+	const perThread, schedClock = 4, 2
+	var ts unix.Timespec
+	if err := unix.ClockGettime(^tid<<3|perThread|schedClock, &ts); err != nil {
+		return 0
+	}
+	return time.Duration(ts.Nano())
 }
 
 func (t *totals) lateness() Lateness {
