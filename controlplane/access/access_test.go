@@ -132,10 +132,10 @@ func newWorld(t *testing.T) *world {
 			}
 			return nil
 		},
-		Audit: func(_ context.Context, method string, _ any, _ error) {
+		Audit: func(_ context.Context, call Call) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
-			w.audited = append(w.audited, method)
+			w.audited = append(w.audited, call.Method)
 		},
 	})
 	if err != nil {

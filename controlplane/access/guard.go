@@ -32,10 +32,17 @@ type Config struct {
 	// Audit, if set, is told of every allowed call of a method that changes something, with its
 	// outcome, except failures of callers who are nobody: the audit log is bounded, and strangers
 	// must not be able to wash it out. It must not block for long: the caller waits.
-	Audit func(ctx context.Context, method string, request any, err error)
+	Audit func(ctx context.Context, call Call)
 
 	Log     *slog.Logger          // nil: discarded
 	Metrics prometheus.Registerer // nil: not registered
+}
+
+// Call is a call that has ended.
+type Call struct {
+	Method            string // full name
+	Request, Response any    // Response is nil when Err is not
+	Err               error  // a gRPC status
 }
 
 // Validate reports what is missing.
@@ -93,7 +100,7 @@ func (g *Guard) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	err = Status(err)
 	if g.cfg.Audit != nil && Lookup(info.FullMethod).Changes && (err == nil || caller.Kind != "") {
 		// The caller may have gone away; what he did is recorded all the same.
-		g.cfg.Audit(context.WithoutCancel(ctx), info.FullMethod, req, err)
+		g.cfg.Audit(context.WithoutCancel(ctx), Call{info.FullMethod, req, resp, err})
 	}
 	return resp, err
 }

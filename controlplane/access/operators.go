@@ -11,6 +11,7 @@ import (
 
 	"github.com/nearcast/nearcast/controlplane/store"
 	"github.com/nearcast/nearcast/proto/identity"
+	"github.com/nearcast/nearcast/proto/model"
 	v1 "github.com/nearcast/nearcast/proto/nearcast/v1"
 )
 
@@ -46,13 +47,14 @@ type Operators struct{ store *store.Store }
 func NewOperators(s *store.Store) *Operators { return &Operators{store: s} }
 
 // Create makes an operator and returns his bearer token, which cannot be had again. Errors:
-// ErrExists, and what is wrong with the name or role.
+// ErrExists, and model.FieldErrors about the name or role.
 func (o *Operators) Create(ctx context.Context, name string, role v1.Role) (Operator, string, error) {
 	if err := identity.ValidateName(name); err != nil {
-		return Operator{}, "", err
+		return Operator{}, "", model.FieldErrors{{Field: "operator.name", Message: err.Error()}}
 	}
 	if !Allows(role, NeedViewer) {
-		return Operator{}, "", fmt.Errorf("role %v is none", role)
+		return Operator{}, "", model.FieldErrors{{Field: "operator.role",
+			Message: "must be VIEWER, OPERATOR or ADMIN"}}
 	}
 	token := identity.OperatorToken{Name: name, Secret: identity.NewSecret()}
 	stored := storedOperator{Role: role, SecretHash: identity.HashSecret(token.Secret), Created: time.Now().UTC()}
@@ -82,6 +84,29 @@ func (o *Operators) Lookup(ctx context.Context, name string) (v1.Role, []byte, e
 	}
 	_, stored, err := readOperator(kv)
 	return stored.Role, stored.SecretHash, err
+}
+
+// Get returns one operator, or ErrUnknown.
+func (o *Operators) Get(ctx context.Context, name string) (Operator, error) {
+	kv, err := o.store.Get(ctx, operatorsPrefix+name)
+	if errors.Is(err, store.ErrNotFound) {
+		return Operator{}, ErrUnknown
+	}
+	if err != nil {
+		return Operator{}, err
+	}
+	op, _, err := readOperator(kv)
+	return op, err
+}
+
+// Reset gives an operator a new secret and the role, making him if there is none of that name, and
+// returns the new bearer token. The old token is worth nothing from then on.
+func (o *Operators) Reset(ctx context.Context, name string, role v1.Role) (string, error) {
+	if _, err := o.store.Delete(ctx, operatorsPrefix+name); err != nil && !errors.Is(err, store.ErrNotFound) {
+		return "", fmt.Errorf("delete operator %s: %w", name, err)
+	}
+	_, token, err := o.Create(ctx, name, role)
+	return token, err
 }
 
 // List returns all operators, oldest first.

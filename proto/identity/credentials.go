@@ -157,14 +157,14 @@ func (c *Credentials) Save(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("save the identity: %w", err)
 	}
-	if err := replaceFile(filepath.Join(dir, fileName), data); err != nil {
+	if err := ReplaceFile(filepath.Join(dir, fileName), data); err != nil {
 		return fmt.Errorf("save the identity: %w", err)
 	}
 	return nil
 }
 
-// replaceFile makes path hold data, or leaves what was there: it writes aside, syncs and renames.
-func replaceFile(path string, data []byte) (err error) {
+// ReplaceFile makes path hold data (0600), or leaves what was there: it writes aside, syncs and renames.
+func ReplaceFile(path string, data []byte) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // 0600
 	if err != nil {
 		return err

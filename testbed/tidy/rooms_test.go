@@ -36,9 +36,10 @@ controlplane/store:
 controlplane/catalog:    proto/model proto/nearcast/v1 controlplane/store
 controlplane/health:     proto/model
 controlplane/snapshot:   proto/model controlplane/catalog controlplane/health
+controlplane/access:     proto/model proto/nearcast/v1 proto/identity controlplane/store controlplane/catalog
 controlplane/enroll:     proto/model proto/nearcast/v1 proto/identity controlplane/store controlplane/catalog
-controlplane/fleet:      proto/model proto/nearcast/v1 proto/identity controlplane/store controlplane/catalog controlplane/health controlplane/snapshot controlplane/enroll
-controlplane/admin:      proto/model proto/nearcast/v1 proto/identity controlplane/store controlplane/catalog controlplane/health controlplane/fleet controlplane/enroll
+controlplane/fleet:      proto/model proto/nearcast/v1 proto/identity controlplane/store controlplane/catalog controlplane/health controlplane/snapshot controlplane/access controlplane/enroll
+controlplane/admin:      proto/model proto/nearcast/v1 proto/identity controlplane/store controlplane/catalog controlplane/health controlplane/access controlplane/fleet controlplane/enroll
 controlplane:            proto/* controlplane/*
 
 cmd/nearcast-edge:       edge proto/*

@@ -1,0 +1,91 @@
+package admin
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	"github.com/nearcast/nearcast/proto/model"
+	v1 "github.com/nearcast/nearcast/proto/nearcast/v1"
+)
+
+func (s *service) ListHealth(ctx context.Context, req *v1.ListRequest) (*v1.ListHealthResponse, error) {
+	if req.GetParent() != "" {
+		if _, err := s.cfg.Catalog.Group(ctx, model.GroupID(req.GetParent())); err != nil {
+			return nil, err
+		}
+	}
+	page, next, err := pageOf(req, s.cfg.Fleet.Health(model.GroupID(req.GetParent())),
+		func(h *v1.EndpointHealthStatus) string { return h.GroupId + "\x00" + h.EndpointId })
+	return &v1.ListHealthResponse{Endpoints: page, NextPageToken: next}, err
+}
+
+func (s *service) ListPaths(ctx context.Context, req *v1.ListRequest) (*v1.ListPathsResponse, error) {
+	if err := noParent(req); err != nil {
+		return nil, err
+	}
+	page, next, err := pageOf(req, s.cfg.Fleet.Paths(), (*v1.NodePaths).GetNode)
+	return &v1.ListPathsResponse{Nodes: page, NextPageToken: next}, err
+}
+
+// GetSnapshot leaves out the gossip keys: they are the nodes', not the operators'.
+func (s *service) GetSnapshot(context.Context, *emptypb.Empty) (*v1.Snapshot, error) {
+	snap := s.cfg.Fleet.Published().Snapshot
+	if snap == nil {
+		return nil, status.Error(codes.Unavailable, "there is no snapshot yet")
+	}
+	out := model.SnapshotToProto(snap)
+	out.GossipKeys = nil
+	return out, nil
+}
+
+// GetStatus answers from what this controller knows, also while the store has no quorum: that is when
+// somebody asks.
+func (s *service) GetStatus(ctx context.Context, _ *emptypb.Empty) (*v1.StatusResponse, error) {
+	p := s.cfg.Fleet.Published()
+	resp := &v1.StatusResponse{Cluster: s.cfg.Authority.Cluster(), Revision: p.Revision()}
+	if p.Snapshot != nil {
+		resp.Hash = p.Hash[:]
+	}
+	storeErr := s.cfg.Store.Health(ctx)
+	leader := ""
+	if storeErr == nil {
+		leader = s.cfg.Fleet.Leader(ctx)
+	}
+	resp.Controllers = s.cfg.Fleet.ControllerStatuses(leader)
+	if p.State != nil {
+		for _, n := range p.State.Nodes {
+			resp.Nodes = append(resp.Nodes, s.node(n))
+		}
+		for _, a := range p.State.Accelerators {
+			resp.Accelerators++
+			if !s.cfg.Fleet.Deployed(a) {
+				resp.AcceleratorsInProgress++
+			}
+		}
+	}
+	health := s.cfg.Fleet.Health("")
+	for _, h := range health {
+		switch h.GetVerdict() {
+		case v1.HealthState_HEALTH_STATE_HEALTHY:
+			resp.EndpointsHealthy++
+		case v1.HealthState_HEALTH_STATE_UNHEALTHY:
+			resp.EndpointsUnhealthy++
+		default:
+			resp.EndpointsInitial++
+		}
+	}
+	w := problems{now: time.Now(), published: p, nodes: resp.GetNodes()}
+	w.store(storeErr)
+	w.configuration()
+	w.rejections()
+	w.groups(health)
+	w.condition()
+	w.certificates(s.cfg.Authority.Roots())
+	w.paths(s.cfg.Fleet.Paths())
+	resp.Problems = w.list
+	return resp, nil
+}

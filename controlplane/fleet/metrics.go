@@ -1,0 +1,42 @@
+package fleet
+
+import "github.com/prometheus/client_golang/prometheus"
+
+type metrics struct {
+	streams, revision, bytes, leading        prometheus.Gauge
+	builds, buildErrors, sent, rejected, cut prometheus.Counter
+	dropped, storeErrors, transitions        prometheus.Counter
+}
+
+func newMetrics(r prometheus.Registerer) (*metrics, error) {
+	gauge := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts{Name: "nearcast_fleet_" + name, Help: help})
+	}
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: "nearcast_fleet_" + name, Help: help})
+	}
+	m := &metrics{
+		streams:     gauge("streams", "Nodes that have a Sync stream to this controller."),
+		revision:    gauge("snapshot_revision", "Revision of the snapshot that nodes are told."),
+		bytes:       gauge("snapshot_bytes", "Size of the snapshot that nodes are told."),
+		leading:     gauge("leading", "1 while this controller makes the verdicts, else 0."),
+		builds:      counter("builds_total", "Configurations compiled."),
+		buildErrors: counter("build_errors_total", "Configurations not read or not compiled."),
+		sent:        counter("snapshots_sent_total", "Snapshots sent to nodes."),
+		rejected:    counter("snapshots_rejected_total", "Snapshots that nodes have refused."),
+		cut:         counter("streams_cut_total", "Streams ended by this controller: revoked, deleted or superseded nodes."),
+		dropped:     counter("reports_dropped_total", "Entries of nodes' reports beyond the limits."),
+		storeErrors: counter("store_errors_total", "Writes of what nodes say that did not succeed at once."),
+		transitions: counter("verdict_transitions_total", "Changes of published verdicts, at the leader."),
+	}
+	if r == nil {
+		return m, nil
+	}
+	for _, c := range []prometheus.Collector{m.streams, m.revision, m.bytes, m.leading, m.builds, m.buildErrors,
+		m.sent, m.rejected, m.cut, m.dropped, m.storeErrors, m.transitions} {
+		if err := r.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
