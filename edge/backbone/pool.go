@@ -226,6 +226,19 @@ func (p *Pool) OnChange(f func()) {
 	p.listeners = append(p.listeners, f)
 }
 
+// Redial has what is missing towards a peer dialled at once and not when a backoff ends: for hints
+// that the peer has come back.
+func (p *Pool) Redial(id model.NodeID) {
+	peer := (*p.peers.Load())[id]
+	if peer == nil {
+		return
+	}
+	peer.mu.Lock()
+	peer.backoff, peer.nextDial = 0, 0
+	peer.mu.Unlock()
+	peer.tunnel.Load().wake()
+}
+
 // SendDatagrams sends datagram messages to a peer. It never blocks, keeps nothing of msgs, and
 // returns how many were taken; the others are dropped and counted.
 func (p *Pool) SendDatagrams(id model.NodeID, msgs [][]byte) int {
