@@ -2,7 +2,10 @@
 package snapshot
 
 import (
-	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/nearcast/nearcast/controlplane/catalog"
 	"github.com/nearcast/nearcast/controlplane/health"
@@ -13,6 +16,61 @@ import (
 // greater of the store revisions that the two came from. It is pure: the same input makes the same
 // snapshot, byte for byte, at every controller. The snapshot has passed Consistent; an error means that
 // the State breaks a rule that the catalog should have kept, and that nothing must be sent.
+//
+// Left out is what no node acts on: tags, times, who is revoked. An endpoint without a verdict is
+// HealthInitial.
 func Build(s *catalog.State, verdicts map[health.Key]health.Verdict, revision uint64) (*model.Snapshot, error) {
-	return nil, errors.New("not built yet")
+	snap := &model.Snapshot{
+		Revision:              revision,
+		Cluster:               s.Cluster,
+		Accelerators:          slices.Clone(s.Accelerators),
+		Listeners:             slices.Clone(s.Listeners),
+		Groups:                slices.Clone(s.Groups),
+		Pools:                 slices.Clone(s.Pools),
+		Regions:               slices.Clone(s.Regions),
+		Sites:                 slices.Clone(s.Sites),
+		Nodes:                 slices.Clone(s.Nodes),
+		GossipKeys:            s.GossipKeys,
+		EndpointAllowNetworks: s.Settings.EndpointAllowNetworks,
+	}
+	snap.Nodes = slices.DeleteFunc(snap.Nodes, func(n model.Node) bool { return n.State == model.NodeRevoked })
+	for i := range snap.Accelerators {
+		a := &snap.Accelerators[i]
+		a.Tags, a.Created, a.Modified, a.Status = nil, time.Time{}, time.Time{}, model.InProgress
+	}
+	for i := range snap.Listeners {
+		snap.Listeners[i].Tags = nil
+	}
+	for i := range snap.Groups {
+		g := &snap.Groups[i]
+		g.Tags = nil
+		g.Endpoints = judged(g.ID, g.Endpoints, verdicts)
+	}
+	snap.Sort()
+	if err := snap.Consistent(); err != nil {
+		return nil, fmt.Errorf("snapshot %d is not consistent: %w", revision, err)
+	}
+	return snap, nil
+}
+
+// judged returns a copy of a group's endpoints with their verdicts.
+func judged(group model.GroupID, endpoints []model.Endpoint,
+	verdicts map[health.Key]health.Verdict) []model.Endpoint {
+	endpoints = slices.Clone(endpoints)
+	for i := range endpoints {
+		e := &endpoints[i]
+		v := verdicts[health.Key{Group: group, Endpoint: e.ID}]
+		e.Health, e.HealthReason = v.State, reason(v.Reason)
+	}
+	return endpoints
+}
+
+// reason makes a prober's words fit for a snapshot: one endpoint with a strange answer must not make the
+// whole configuration invalid.
+func reason(s string) string {
+	s = strings.ToValidUTF8(s, "?")
+	if len(s) > model.ReasonMax {
+		s = strings.ToValidUTF8(s[:model.ReasonMax], "")
+	}
+	return s
 }
