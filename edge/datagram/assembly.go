@@ -64,14 +64,17 @@ type partial struct {
 // their number: the latest assemblySlots messages have one, older ones have lost theirs. Guarded by
 // the lane's mu.
 type assembly struct {
-	slots [assemblySlots]partial
-	open  int // slots in use
+	slots []partial // assemblySlots of them, made for the first piece: most lanes see none
+	open  int       // in use
 }
 
 // add takes a piece. It returns the message when that was the last one missing: the block is the
 // caller's to put back, and the message its first bytes. dropped is how many messages were given up
 // for this one, or 1 if the piece itself is of one that was.
 func (a *assembly) add(b *blocks, f *wire.PacketFrame, now time.Duration) (done *block, size, dropped int) {
+	if a.slots == nil {
+		a.slots = make([]partial, assemblySlots)
+	}
 	p := &a.slots[f.ID%assemblySlots]
 	if p.block != nil && p.id != f.ID {
 		if int32(f.ID-p.id) < 0 {

@@ -151,7 +151,8 @@ func TestPollerSocketsComeAndGo(t *testing.T) {
 func TestPollerReportsRefusal(t *testing.T) {
 	server := mustListen(t, loopback4, Options{})
 	refused := make(chan error, 8)
-	p := startPoller(t, PollerConfig[int]{Loops: 1, Handle: func(_ int, _ []Packet, err error) { refused <- err }})
+	report := func(_ int, _ []Packet, err error) { refused <- err }
+	p := startPoller(t, PollerConfig[int]{Loops: 1, Handle: report})
 	c := pollable(t, server.LocalAddr())
 	server.Close()
 	if err := p.Add(c, 1); err != nil {
