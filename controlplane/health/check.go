@@ -106,6 +106,9 @@ func ask(ctx context.Context, to netip.AddrPort, host string, hc model.HealthChe
 		return brief(err)
 	}
 	answer.Body.Close() // unread: the connection is closed with it
+	if ctx.Err() != nil { // closing the connection made it answer
+		return errors.New("timeout")
+	}
 	if !codes.Has(answer.StatusCode) {
 		return fmt.Errorf("status %d", answer.StatusCode)
 	}
