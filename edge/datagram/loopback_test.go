@@ -258,3 +258,54 @@ func BenchmarkTick(b *testing.B) {
 type nowhere struct{ socket }
 
 func (nowhere) WriteBatch(pkts []udpio.Packet) (int, error) { return len(pkts), nil }
+
+// Everything at once: senders on both sides, changes of epoch, readers of statistics, and an end in
+// the middle of it. For the race detector; that messages are right other tests show.
+func TestConcurrentUse(t *testing.T) {
+	var bad, came atomic.Int64
+	recv := func(msgs [][]byte) {
+		for _, m := range msgs {
+			var d wire.Datagram
+			if err := d.Decode(m); err != nil || len(d.Payload) != int(d.FlowID) {
+				bad.Add(1)
+			}
+			came.Add(1)
+		}
+	}
+	r := newReal(t, "127.0.0.1:0", recv, recv)
+	var wait sync.WaitGroup
+	stop := make(chan struct{})
+	for i := range 4 {
+		c := []*Channel{r.a, r.b}[i%2]
+		wait.Go(func() {
+			msgs := [][]byte{message(0, i, 0), message(100, i, 100), message(3000, i, 3000), message(1300, i, 1300)}
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					c.Send(msgs)
+					c.Stats()
+				}
+			}
+		})
+	}
+	for epoch := range uint32(20) {
+		secret := fmt.Appendf(nil, "the secret of epoch %6d", epoch)
+		for _, c := range []*Channel{r.b, r.a} {
+			if err := c.Rekey(secret, 2+epoch); err != nil {
+				t.Error(err)
+			}
+		}
+		for before := came.Load(); came.Load() < before+100; {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	r.b.Close()
+	r.a.Close()
+	close(stop)
+	wait.Wait()
+	if bad.Load() != 0 {
+		t.Errorf("%d of %d messages were damaged", bad.Load(), came.Load())
+	}
+}
