@@ -44,7 +44,8 @@ controlplane:            proto/* controlplane/*
 
 cmd/nearcast-edge:       edge proto/*
 cmd/nearcast-controller: controlplane proto/*
-cmd/nearcast:            proto/*
+cmd/nearcast/manifest:   proto/model proto/nearcast/v1
+cmd/nearcast:            proto/* cmd/nearcast/manifest
 
 testbed/netns:
 testbed/wan:             testbed/netns
