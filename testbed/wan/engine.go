@@ -22,7 +22,7 @@ type engine struct {
 	table  *table // what tables held at the beginning of this round
 	stages []stage
 	lanes  lanes
-	byPath map[laneKey]*lane
+	byPair []pairLanes          // from*hosts + to
 	caches []map[netip.Addr]int // by ingress host: destination to index of hop
 	pool   pool
 	chunk  *chunk // being read into
@@ -30,7 +30,9 @@ type engine struct {
 	first  int // the host that is read first in this round
 }
 
-type laneKey struct{ from, to, next int }
+// pairLanes are the lanes of one pair of hosts: at 0 the one at the end of the path, at i+1 the one before stage
+// i. They are made when first needed.
+type pairLanes []*lane
 
 // round says how times are taken in one round of the loop. After a blind sleep (see wait) arrivals came in some
 // time during it, and what is due within half a tick is nearer to now than to the next wake-up.
@@ -40,7 +42,7 @@ type round struct {
 }
 
 func newEngine(tuns []int, wake int, seed uint64) *engine {
-	e := &engine{tuns: tuns, wake: wake, seed: seed, byPath: map[laneKey]*lane{}}
+	e := &engine{tuns: tuns, wake: wake, seed: seed, byPair: make([]pairLanes, len(tuns)*len(tuns))}
 	for _, fd := range append([]int{wake}, tuns...) {
 		e.poll = append(e.poll, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
 	}
@@ -238,8 +240,9 @@ func (e *engine) forward(k packet, from, to, next int, arrived, horizon int64) {
 		e.totals.noRoute.Add(1)
 		return
 	}
+	hold := e.held(p, from, to, next)
 	if s.segment == 0 {
-		if stop, due, ok := e.travel(p, next, arrived, horizon, s.payload); ok {
+		if stop, due, ok := e.travel(p, next, hold, arrived, horizon, s.payload); ok {
 			e.enqueue(&s, k, 0, s.payload, e.lane(from, to, stop), due)
 		}
 		return
@@ -257,12 +260,15 @@ func (e *engine) forward(k packet, from, to, next int, arrived, horizon int64) {
 	}
 	for at := 0; at < s.payload; at += s.segment {
 		bytes := min(s.segment, s.payload-at)
-		stop, due, ok := e.travel(p, next, arrived, horizon, s.header+bytes)
+		stop, due, ok := e.travel(p, next, hold, arrived, horizon, s.header+bytes)
 		if !ok || run.open && (stop != run.stop || due-run.first > p.quantum) {
 			flush(at)
 		}
 		if !ok {
 			continue
+		}
+		if stop != deliver {
+			hold = stop // nor may later segments get ahead of this one
 		}
 		if !run.open {
 			run.open, run.from, run.stop, run.first = true, at, stop, due
@@ -272,13 +278,26 @@ func (e *engine) forward(k packet, from, to, next int, arrived, horizon int64) {
 	flush(s.payload)
 }
 
-// travel takes one wire packet through the stages of a path from index next on. It stops before a bottleneck that
-// the packet will only reach later than horizon, since others may reach it first. ok is false when it is lost.
-func (e *engine) travel(p *path, next int, t, horizon int64, size int) (stop int, due int64, ok bool) {
+// held returns the index of the first stage after next before which packets of this pair still wait, perhaps only
+// for the release of this round: a packet that comes now must queue behind them.
+func (e *engine) held(p *path, from, to, next int) int {
+	lanes := e.byPair[from*len(e.tuns)+to]
+	for i := next + 1; i+1 < len(lanes); i++ {
+		if l := lanes[i+1]; l != nil && l.n > 0 {
+			return i
+		}
+	}
+	return len(p.stages)
+}
+
+// travel takes one wire packet through the stages of a path from index next on. It stops before stage hold, and
+// before a bottleneck that the packet will only reach later than horizon, since others may reach it first. ok is
+// false when the packet is lost.
+func (e *engine) travel(p *path, next, hold int, t, horizon int64, size int) (stop int, due int64, ok bool) {
 	for i := next; i < len(p.stages); i++ {
 		number := p.stages[i]
 		conf := e.table.stages[number]
-		if conf.nsPerByte > 0 && t > horizon {
+		if i == hold || conf.nsPerByte > 0 && t > horizon {
 			return i, t, true
 		}
 		out, f := e.stages[number].admit(conf, t, size)
@@ -319,11 +338,14 @@ func (e *engine) enqueue(s *super, k packet, a, b int, l *lane, due int64) {
 }
 
 func (e *engine) lane(from, to, next int) *lane {
-	key := laneKey{from, to, next}
-	l := e.byPath[key]
+	pair := &e.byPair[from*len(e.tuns)+to]
+	for len(*pair) <= next+1 {
+		*pair = append(*pair, nil)
+	}
+	l := (*pair)[next+1]
 	if l == nil {
 		l = &lane{from: from, to: to, next: next}
-		e.byPath[key] = l
+		(*pair)[next+1] = l
 	}
 	return l
 }

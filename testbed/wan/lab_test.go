@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -287,6 +288,46 @@ func transfer(ctx context.Context, from, to *netns.NS, at netip.Addr, data []byt
 		}
 	}
 }
+
+// pour sends n bytes over TCP from a to b without keeping them: big buffers would make garbage collections, which
+// stop the engine, since it shares this process.
+func pour(ctx context.Context, from, to *netns.NS, at netip.Addr, n int) error {
+	l, err := to.Listen(ctx, "tcp", netip.AddrPortFrom(at, 0))
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	sent := make(chan error, 1)
+	go func() {
+		c, err := from.DialContext(ctx, "tcp", l.Addr().String())
+		if err == nil {
+			_, err = io.CopyN(onlyWriter{c}, zeros{}, int64(n))
+			err = errors.Join(err, c.Close())
+		}
+		sent <- err
+	}()
+	c, err := l.Accept()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(4 * patience)); err != nil {
+		return err
+	}
+	got, err := io.CopyBuffer(onlyWriter{io.Discard}, c, make([]byte, 256<<10))
+	if err == nil && got != int64(n) {
+		err = fmt.Errorf("%d bytes of %d arrived", got, n)
+	}
+	return errors.Join(err, <-sent)
+}
+
+// zeros reads as endless zeros, onlyWriter hides that a writer can do more.
+type (
+	zeros      struct{}
+	onlyWriter struct{ io.Writer }
+)
+
+func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 
 func sendAll(ctx context.Context, from *netns.NS, to string, data []byte) error {
 	c, err := from.DialContext(ctx, "tcp", to)
