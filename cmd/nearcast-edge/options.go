@@ -1,0 +1,289 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	"sigs.k8s.io/yaml"
+
+	"github.com/nearcast/nearcast/edge"
+)
+
+// options are the flags as they were given.
+type options struct {
+	file              string
+	dataDir           string
+	controllers       []string
+	joinToken         string
+	joinTokenFile     string
+	name, site        string
+	roles             []string
+	backboneListen    string
+	backboneAdvertise []string
+	gossipListen      string
+	gossipAdvertise   string
+	serviceAddresses  []string
+	manageAddresses   bool
+	metricsListen     string
+	maxFlows          int
+	memoryMax         string
+	drainTimeout      time.Duration
+	logLevel          string
+	logFormat         string
+}
+
+func (o *options) register(f *pflag.FlagSet) {
+	f.StringVar(&o.file, "config", "", "YAML `file` with any of these flags, without the dashes")
+	f.StringVar(&o.dataDir, "data-dir", "/var/lib/nearcast-edge", "`directory` for the identity and the last snapshots")
+	f.StringSliceVar(&o.controllers, "controllers", nil, "controllers to ask, each `host:port`")
+	f.StringVar(&o.joinToken, "join-token", "", "`token` to enrol with at the first start")
+	f.StringVar(&o.joinTokenFile, "join-token-file", "", "`file` that holds the join token")
+	f.StringVar(&o.name, "name", hostname(), "this node's `name`, which no other node has")
+	f.StringVar(&o.site, "site", "", "the `site` that this node stands in")
+	f.StringSliceVar(&o.roles, "roles", []string{"edge", "gateway"}, "what this node does: `edge`, gateway, or both")
+	f.StringVar(&o.backboneListen, "backbone-listen", ":7444", "`address:port` for tunnels, TCP and UDP")
+	f.StringSliceVar(&o.backboneAdvertise, "backbone-advertise", nil,
+		"where other nodes reach --backbone-listen, each `address:port` (default: as this machine reaches the controllers)")
+	f.StringVar(&o.gossipListen, "gossip-listen", ":7445", "`address:port` for gossip, TCP and UDP")
+	f.StringVar(&o.gossipAdvertise, "gossip-advertise", "",
+		"where other nodes reach --gossip-listen, `address:port` (default: as --backbone-advertise)")
+	f.StringSliceVar(&o.serviceAddresses, "service-addresses", nil,
+		"this node's own client-facing `addresses`, for accelerators on node pools")
+	f.BoolVar(&o.manageAddresses, "manage-addresses", true,
+		"make accelerated addresses local to this machine (needs CAP_NET_ADMIN)")
+	f.StringVar(&o.metricsListen, "metrics-listen", "127.0.0.1:9465",
+		"`address:port` of /metrics, /healthz, /readyz and /status; empty: none")
+	f.IntVar(&o.maxFlows, "max-flows", 0, "most concurrent client `flows`, TCP and UDP each (default 262144)")
+	f.StringVar(&o.memoryMax, "memory-max", "", "most memory to use, a `size` like 512MB or 4GiB (default no limit)")
+	f.DurationVar(&o.drainTimeout, "drain-timeout", edge.DrainTimeoutDefault, "how long flows may take to end at SIGTERM")
+	f.StringVar(&o.logLevel, "log-level", "info", "least `level` that is logged: debug, info, warn or error")
+	f.StringVar(&o.logFormat, "log-format", "text", "`format` of the log: text or json")
+}
+
+// hostname returns the machine's name, a fair default for a node's.
+func hostname() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return ""
+	}
+	return name
+}
+
+// readFile sets every flag that the file has and the command line has not. The file is read strictly:
+// a name that is not a flag's is an error, since a setting that silently does nothing is a trap.
+func (o *options) readFile(flags *pflag.FlagSet) error {
+	if o.file == "" {
+		return nil
+	}
+	data, err := os.ReadFile(o.file)
+	if err != nil {
+		return fmt.Errorf("--config: %w", err)
+	}
+	return setFlags(flags, o.file, data)
+}
+
+func setFlags(flags *pflag.FlagSet, path string, data []byte) error {
+	var settings map[string]any
+	if err := yaml.UnmarshalStrict(data, &settings); err != nil {
+		return fmt.Errorf("--config %s: %w", path, err)
+	}
+	var errs []error
+	names := make([]string, 0, len(settings))
+	for name := range settings {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		flag := flags.Lookup(name)
+		if flag == nil || name == "config" || name == "help" || name == "version" {
+			errs = append(errs, fmt.Errorf("--config %s: %q is not a setting (see --help for all)", path, name))
+			continue
+		}
+		if flag.Changed {
+			continue
+		}
+		value, err := flagValue(settings[name])
+		if err == nil {
+			err = flags.Set(name, value)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("--config %s: %s: %w", path, name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// flagValue writes a YAML value as it would stand on the command line.
+func flagValue(v any) (string, error) {
+	switch v := v.(type) {
+	case string:
+		return v, nil
+	case bool:
+		return strconv.FormatBool(v), nil
+	case float64: // every number, after the way through JSON
+		return strconv.FormatFloat(v, 'f', -1, 64), nil
+	case nil:
+		return "", nil
+	case []any:
+		parts := make([]string, len(v))
+		for i, e := range v {
+			s, ok := e.(string)
+			if !ok {
+				return "", fmt.Errorf("element %d must be text", i+1)
+			}
+			parts[i] = s
+		}
+		return strings.Join(parts, ","), nil
+	}
+	return "", errors.New("must be a value or a list of values")
+}
+
+// config turns the flags into a node's configuration. Errors name the flag and how to mend it.
+func (o *options) config() (edge.Config, error) {
+	cfg := edge.Config{
+		DataDir: o.dataDir, Controllers: o.controllers, JoinToken: o.joinToken, Name: o.name, Site: o.site,
+		ManageAddresses: o.manageAddresses, MetricsListen: o.metricsListen, MaxFlows: o.maxFlows,
+		DrainTimeout: o.drainTimeout,
+	}
+	var errs []error
+	flag := func(name string, err error) {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("--%s: %w", name, err))
+		}
+	}
+	var err error
+	if o.joinTokenFile != "" {
+		cfg.JoinToken, err = o.readToken()
+		flag("join-token-file", err)
+	}
+	cfg.Edge, cfg.Gateway, err = parseRoles(o.roles)
+	flag("roles", err)
+	cfg.BackboneListen, err = parseListen(o.backboneListen)
+	flag("backbone-listen", err)
+	cfg.GossipListen, err = parseListen(o.gossipListen)
+	flag("gossip-listen", err)
+	for _, s := range o.backboneAdvertise {
+		addr, err := parseAdvertised(s)
+		flag("backbone-advertise", err)
+		cfg.BackboneAdvertise = append(cfg.BackboneAdvertise, addr)
+	}
+	if o.gossipAdvertise != "" {
+		cfg.GossipAdvertise, err = parseAdvertised(o.gossipAdvertise)
+		flag("gossip-advertise", err)
+	} else if len(cfg.BackboneAdvertise) > 0 && cfg.GossipListen.IsValid() {
+		cfg.GossipAdvertise = netip.AddrPortFrom(cfg.BackboneAdvertise[0].Addr(), cfg.GossipListen.Port())
+	}
+	for _, s := range o.serviceAddresses {
+		addr, err := netip.ParseAddr(s)
+		flag("service-addresses", err)
+		cfg.ServiceAddresses = append(cfg.ServiceAddresses, addr.Unmap())
+	}
+	cfg.MemoryMax, err = parseSize(o.memoryMax)
+	flag("memory-max", err)
+	if len(errs) > 0 {
+		return cfg, errors.Join(errs...)
+	}
+	return cfg, cfg.Validate()
+}
+
+// readToken reads the join token's file. Once the node has enrolled the file may be gone.
+func (o *options) readToken() (string, error) {
+	if o.joinToken != "" {
+		return "", errors.New("give either this or --join-token")
+	}
+	data, err := os.ReadFile(o.joinTokenFile)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	return string(bytes.TrimSpace(data)), err
+}
+
+func parseRoles(roles []string) (takes, hands bool, err error) {
+	for _, r := range roles {
+		switch r {
+		case "edge":
+			takes = true
+		case "gateway":
+			hands = true
+		default:
+			return false, false, fmt.Errorf("%q is not a role; roles are edge and gateway", r)
+		}
+	}
+	return takes, hands, nil
+}
+
+// parseListen reads "address:port" and ":port"; without an address it is every one of both families.
+func parseListen(s string) (netip.AddrPort, error) {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("%q is not address:port, like :7444 or 192.0.2.10:7444", s)
+	}
+	if host == "" {
+		host = "::"
+	}
+	addr, err := netip.ParseAddrPort(net.JoinHostPort(host, port))
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("%q is not address:port, like :7444 or 192.0.2.10:7444", s)
+	}
+	return addr, nil
+}
+
+// parseAdvertised reads "address:port". Names are not followed: they would have to be looked up while
+// everything else may be down.
+func parseAdvertised(s string) (netip.AddrPort, error) {
+	addr, err := netip.ParseAddrPort(s)
+	if err != nil || addr.Port() == 0 {
+		return netip.AddrPort{}, fmt.Errorf("%q is not address:port, like 192.0.2.10:7444", s)
+	}
+	return netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port()), nil
+}
+
+// sizeUnits are powers of 1,000 and of 1,024, as their names say.
+var sizeUnits = map[string]int64{
+	"": 1, "B": 1,
+	"K": 1e3, "KB": 1e3, "KIB": 1 << 10,
+	"M": 1e6, "MB": 1e6, "MIB": 1 << 20,
+	"G": 1e9, "GB": 1e9, "GIB": 1 << 30,
+	"T": 1e12, "TB": 1e12, "TIB": 1 << 40,
+}
+
+// parseSize reads a size in bytes like "512MB"; the empty text is 0.
+func parseSize(s string) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	digits := strings.TrimRightFunc(s, func(r rune) bool { return r < '0' || r > '9' })
+	unit, known := sizeUnits[strings.ToUpper(strings.TrimSpace(s[len(digits):]))]
+	n, err := strconv.ParseFloat(digits, 64)
+	if err != nil || !known || n < 0 || n*float64(unit) >= 1<<62 {
+		return 0, fmt.Errorf("%q is not a size like 512MB or 4GiB", s)
+	}
+	return int64(n * float64(unit)), nil
+}
+
+// logger returns the log that the flags ask for.
+func (o *options) logger(w io.Writer) (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
+		return nil, fmt.Errorf("--log-level: %q is not debug, info, warn or error", o.logLevel)
+	}
+	opt := &slog.HandlerOptions{Level: level}
+	switch o.logFormat {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, opt)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, opt)), nil
+	}
+	return nil, fmt.Errorf("--log-format: %q is not text or json", o.logFormat)
+}

@@ -1,0 +1,44 @@
+package edge
+
+import "time"
+
+const (
+	// DrainTimeoutDefault is how long a node that is asked to stop waits for its flows to end. It is
+	// shorter than what supervisors commonly grant before they kill (30 s, 90 s).
+	DrainTimeoutDefault = 15 * time.Second
+
+	// MaxFlowsDefault bounds the client flows of a node, TCP and UDP each. At the 10 KB that an idle
+	// flow may cost it is 2.5 GB, and four times what a machine of that size usually carries.
+	MaxFlowsDefault = 1 << 18
+
+	// memoryHeld is the share of the memory limit that streams may hold in their buffers; what is
+	// left is for connections, tables, the runtime, and the garbage between two collections.
+	memoryHeld = 0.4
+	// memoryRuntime is the share that the runtime is told as its limit: memory outside its heap
+	// (sockets' bookkeeping, mapped files) is not counted by it.
+	memoryRuntime = 0.9
+	// memoryMin is the least limit that a node works with.
+	memoryMin = 64 << 20
+
+	// recompilePause is the least time between two compilations of the steering table. The first
+	// event after a quiet time is acted on at once.
+	recompilePause = 5 * time.Millisecond
+
+	// A measured round trip is news for the steering table if it differs from the one that the table
+	// was compiled with by both. Below that it could not change a choice: the table's own hysteresis
+	// (see steer) is coarser.
+	newsTime  = 500 * time.Microsecond
+	newsShare = 0.02
+
+	// roomStopTimeout is how long one part may take to end once it is asked to.
+	roomStopTimeout = 5 * time.Second
+
+	// drainPoll is how often a draining node looks whether its flows have ended.
+	drainPoll = 50 * time.Millisecond
+
+	// Limits of the HTTP server for metrics: it answers a few requests of tools, not of the public.
+	httpHeaderTimeout = 5 * time.Second
+	httpWriteTimeout  = 30 * time.Second
+	httpHeaderBytes   = 16 << 10
+	httpStopTimeout   = time.Second
+)
