@@ -298,8 +298,17 @@ func TestSweepRemovesWhatACrashLeft(t *testing.T) {
 	}
 	var st unix.Stat_t
 	must(t, unix.Stat(runDir+"/"+prefix+"a", &st))
+	if got := len(processesIn(st.Ino)); got != 2 {
+		t.Errorf("the owner has %d processes in its namespace", got)
+	}
 	must(t, cmd.Process.Kill())
 	_ = cmd.Wait()
+	// One dies with its owner; the other one is left to Sweep.
+	for end := time.Now().Add(30 * time.Second); len(processesIn(st.Ino)) != 1; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("left in the namespace: %v", processesIn(st.Ino))
+		}
+	}
 	removed, err := Sweep(prefix)
 	must(t, err)
 	if !slices.Equal(removed, []string{prefix + "a"}) {
@@ -323,11 +332,12 @@ func ownAndHang() {
 	if err != nil {
 		panic(err)
 	}
-	cmd := ns.Cmd(context.Background(), "sleep", "1000")
-	// Without the death signal: Sweep has something to kill.
-	cmd.SysProcAttr.Pdeathsig = 0
-	if err := cmd.Start(); err != nil {
-		panic(err)
+	for _, sig := range []unix.Signal{unix.SIGKILL, 0} { // without the signal, Sweep has something to kill
+		cmd := ns.Cmd(context.Background(), "sleep", "1000")
+		cmd.SysProcAttr.Pdeathsig = sig
+		if err := cmd.Start(); err != nil {
+			panic(err)
+		}
 	}
 	os.Stdout.WriteString("up\n")
 	select {}

@@ -40,7 +40,8 @@ func (c *Change) Update(from, to string, change func(*Params)) error {
 	return c.plan.setLink(l)
 }
 
-// SetAccess replaces the access line of a host or place, or gives it one.
+// SetAccess replaces the access line of a host or place, or gives it one. Packets that wait before another stage
+// at the moment in which it gets one may pass a stage twice.
 func (c *Change) SetAccess(a Access) error { return c.plan.setAccess(a) }
 
 // SetShaper replaces the parameters of a shaper.
