@@ -164,7 +164,9 @@ func (n *Node) identify(ctx context.Context) (*identity.Credentials, error) {
 // build makes the parts that this node's roles need.
 func (n *Node) build(creds *identity.Credentials) error {
 	n.self = model.NodeID(creds.Subject().Name)
-	common := backbone.Common{Credentials: creds, Memory: n.memory(), Metrics: n.registry}
+	common := backbone.Common{
+		Credentials: creds, Memory: n.memory(), Log: n.log.With("room", "backbone"), Metrics: n.registry,
+	}
 	var err error
 	if n.cfg.Gateway {
 		n.prober, err = probe.New(probe.Config{

@@ -7,10 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -33,7 +36,14 @@ func (a *Agent) sessions(ctx context.Context) error {
 			return nil
 		}
 		a.metrics.sessionsEnded.Inc()
-		a.cfg.Log.Warn("session with a controller ended", "controller", addr, "error", err)
+		level := slog.LevelWarn
+		switch status.Code(err) {
+		case codes.FailedPrecondition, codes.PermissionDenied, codes.Unauthenticated, codes.InvalidArgument:
+			// Trying again helps only after somebody has mended something.
+			level = slog.LevelError
+			a.note("controller", "refuses this node: "+status.Convert(err).Message())
+		}
+		a.cfg.Log.Log(ctx, level, "session with a controller ended", "controller", addr, "error", err)
 		if time.Since(began) > steadyAfter {
 			retry.reset()
 		}
@@ -78,6 +88,7 @@ func (a *Agent) runSession(ctx context.Context, addr string) error {
 		return errors.New("the controller's first message is not Welcome")
 	}
 	slow.Stop()
+	a.note("controller", "")
 	s.welcome(welcome.GetWelcome())
 
 	a.mu.Lock()

@@ -36,7 +36,7 @@ type Config struct {
 	// Advertise is where others reach Listen. Zero: Listen, which must then be a specific address.
 	Advertise netip.AddrPort
 
-	Meta Meta // what to say about this node
+	Meta Meta // what to say about this node; its region comes from the snapshot
 
 	// Networks that gossip is accepted from. Empty: any; the keys protect it.
 	Networks []netip.Prefix
@@ -125,8 +125,14 @@ func (m *Mesh) SetSnapshot(s *model.Snapshot) {
 			peers[n.ID] = n.GossipAddress
 		}
 	}
+	var region model.RegionName
+	if site := s.Site(m.cfg.Meta.Site); site != nil {
+		region = site.Region
+	}
 	m.mu.Lock()
 	m.peers, m.keys = peers, s.GossipKeys
+	m.metaNew = m.metaNew || m.meta.Region != region
+	m.meta.Region = region
 	m.mu.Unlock()
 	m.poke()
 }

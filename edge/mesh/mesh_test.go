@@ -130,7 +130,10 @@ func key() []byte {
 }
 
 func snapshot(keys [][]byte, nodes ...model.Node) *model.Snapshot {
-	return &model.Snapshot{Cluster: "test", GossipKeys: keys, Nodes: nodes}
+	return &model.Snapshot{
+		Cluster: "test", GossipKeys: keys, Nodes: nodes,
+		Sites: []model.Site{{Name: "site-of-b", Region: "region-b"}},
+	}
 }
 
 func node(id string, addr netip.AddrPort) model.Node {
@@ -144,9 +147,10 @@ func TestMembership(t *testing.T) {
 	pb := start(t, "b", b, s, nil)
 	pa.wantAlive(t, "b")
 	pb.wantAlive(t, "a")
-	if m := pa.Members(); len(m) != 1 || m[0].Meta.Site != "site-of-b" || m[0].Address != b {
-		t.Fatalf("a has %+v", m)
-	}
+	eventually(t, "a learns what b is", func() bool {
+		m := pa.Members()
+		return len(m) == 1 && m[0].Meta.Site == "site-of-b" && m[0].Meta.Region == "region-b" && m[0].Address == b
+	})
 	pb.SetDraining(true)
 	eventually(t, "a learns that b drains", func() bool {
 		m := pa.Members()
@@ -209,7 +213,9 @@ func TestStrangers(t *testing.T) {
 func TestNetworks(t *testing.T) {
 	a, b := freeAddr(t), freeAddr(t)
 	s := snapshot([][]byte{key()}, node("a", a), node("b", b))
-	pa := start(t, "a", a, s, func(c *Config) {
+	// a does not know where b is, or it would ask b itself and believe the answer.
+	lonely := snapshot(s.GossipKeys, node("a", a), node("b", netip.AddrPort{}))
+	pa := start(t, "a", a, lonely, func(c *Config) {
 		c.Networks = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
 	})
 	start(t, "b", b, s, nil)
