@@ -28,9 +28,9 @@ type Owner struct {
 	Since   time.Time `json:"since"`
 }
 
-// A claim is a file with an flock on it. The lock goes with the process however it dies, and unlike a bare pid
-// it can't be mistaken for another process that got the same number. It is close-on-exec, so children of the
-// owner don't inherit it.
+// A claim is a file with an flock on it. The lock goes with the process however it dies, and unlike a bare
+// pid it can't be mistaken for another process that got the same number. It is close-on-exec, so children of
+// the owner don't inherit it.
 
 func claimPath(prefix string) string { return filepath.Join(claimDir, prefix+".claim") }
 
@@ -204,7 +204,8 @@ func prepareRunDir() error {
 	return nil
 }
 
-// unmountNamed takes the name of a namespace away. The namespace itself ends with its last process and socket.
+// unmountNamed takes the name of a namespace away. The namespace itself ends with its last process and
+// socket.
 func unmountNamed(path string) error {
 	err := unix.Unmount(path, unix.MNT_DETACH)
 	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) { // EINVAL: not mounted

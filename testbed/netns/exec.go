@@ -16,10 +16,10 @@ type Cmd struct {
 	ns *NS
 }
 
-// Cmd returns a command that will run in the namespace. Unlike `ip netns exec` it keeps the mount namespace, so
-// /sys and bpffs are the machine's own. The process is killed when ctx ends, when its namespace is removed,
-// and when this process dies, however it dies. It is in a process group of its own, so that Ctrl-C reaches
-// only the one who decides the order of the teardown.
+// Cmd returns a command that will run in the namespace. Unlike `ip netns exec` it keeps the mount namespace,
+// so /sys and bpffs are the machine's own. The process is killed when ctx ends, when its namespace is
+// removed, and when this process dies, however it dies. It is in a process group of its own, so that Ctrl-C
+// reaches only the one who decides the order of the teardown.
 func (ns *NS) Cmd(ctx context.Context, name string, args ...string) *Cmd {
 	c := exec.CommandContext(ctx, name, args...)
 	c.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL, Setpgid: true}
@@ -27,8 +27,8 @@ func (ns *NS) Cmd(ctx context.Context, name string, args ...string) *Cmd {
 	return &Cmd{Cmd: c, ns: ns}
 }
 
-// Start starts the process. Its parent thread is one that lives as long as the namespace does: the kernel sends
-// the death signal when the thread that forked ends, not the process.
+// Start starts the process. Its parent thread is one that lives as long as the namespace does: the kernel
+// sends the death signal when the thread that forked ends, not the process.
 func (c *Cmd) Start() error {
 	c.ns.spawnOnce.Do(c.ns.startSpawner)
 	errc := make(chan error, 1)

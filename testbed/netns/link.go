@@ -73,7 +73,9 @@ func (ns *NS) SetUp(dev string) error {
 
 // SetDown takes an interface down: the peer loses its carrier, routes over it go.
 func (ns *NS) SetDown(dev string) error {
-	return ns.withDev(dev, "take down", func(h *netlink.Handle, l netlink.Link) error { return h.LinkSetDown(l) })
+	return ns.withDev(dev, "take down", func(h *netlink.Handle, l netlink.Link) error {
+		return h.LinkSetDown(l)
+	})
 }
 
 // SetMTU sets an interface's MTU in bytes.
@@ -174,7 +176,8 @@ func (ns *NS) DelRoute(r Route) error {
 	if r.Local && r.Dev == "" {
 		r.Dev = "lo"
 	}
-	return ns.withDev(r.Dev, "delete route "+r.Dst.String()+" over", func(h *netlink.Handle, l netlink.Link) error {
+	what := "delete route " + r.Dst.String() + " over"
+	return ns.withDev(r.Dev, what, func(h *netlink.Handle, l netlink.Link) error {
 		return h.RouteDel(r.netlink(l.Attrs().Index))
 	})
 }

@@ -99,7 +99,8 @@ func TestPacketsAndLocalPrefix(t *testing.T) {
 	s, err := a.ListenPacket(t.Context(), "udp4", netip.MustParseAddrPort("10.77.3.4:0"))
 	must(t, err)
 	defer s.Close()
-	c, err := b.Dial(t.Context(), "udp4", netip.AddrPortFrom(addrB.Addr(), 0), s.LocalAddr().(*net.UDPAddr).AddrPort())
+	to := s.LocalAddr().(*net.UDPAddr).AddrPort()
+	c, err := b.Dial(t.Context(), "udp4", netip.AddrPortFrom(addrB.Addr(), 0), to)
 	must(t, err)
 	defer c.Close()
 	_, err = c.Write([]byte("x"))
@@ -143,7 +144,8 @@ func TestRulesAndTables(t *testing.T) {
 	must(t, a.AddRoute(Route{Dst: netip.MustParsePrefix("10.50.0.1/32"), Local: true}))
 	must(t, a.AddRoute(Route{Dst: netip.MustParsePrefix("10.60.0.0/24"), Via: addrB.Addr(), Dev: "eth0"}))
 	must(t, b.AddAddr("lo", netip.MustParsePrefix("10.60.0.1/32")))
-	must(t, b.AddRoute(Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: addrA.Addr(), Dev: "eth0", Table: 50}))
+	all := netip.MustParsePrefix("0.0.0.0/0")
+	must(t, b.AddRoute(Route{Dst: all, Via: addrA.Addr(), Dev: "eth0", Table: 50}))
 	rule := Rule{Pref: 100, From: netip.MustParsePrefix("10.60.0.1/32"), Table: 50}
 	must(t, b.AddRule(rule))
 	l, err := a.Listen(t.Context(), "tcp4", netip.MustParseAddrPort("10.50.0.1:80"))
@@ -168,7 +170,8 @@ func TestCommandRunsInside(t *testing.T) {
 	must(t, err)
 	var st unix.Stat_t
 	must(t, unix.Stat(a.Path(), &st))
-	if got := strings.TrimSpace(string(out)); got == hostNS(t) || !strings.Contains(got, "["+strconv.FormatUint(st.Ino, 10)+"]") {
+	want := "net:[" + strconv.FormatUint(st.Ino, 10) + "]"
+	if got := strings.TrimSpace(string(out)); got == hostNS(t) || got != want {
 		t.Errorf("command ran in %s, namespace is %d", got, st.Ino)
 	}
 	mnt, err := a.Cmd(t.Context(), "readlink", "/proc/self/ns/mnt").CombinedOutput()

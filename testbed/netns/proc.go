@@ -44,7 +44,8 @@ func processesIn(inode uint64) []Process {
 	return found
 }
 
-// killIn kills all processes of a namespace, those that they start meanwhile too, and waits until it is empty.
+// killIn kills all processes of a namespace, those that they start meanwhile too, and waits until it is
+// empty.
 func killIn(name string, inode uint64) error {
 	deadline := time.Now().Add(killTimeout)
 	for {

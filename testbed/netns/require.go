@@ -22,9 +22,9 @@ type TB interface {
 	Cleanup(func())
 }
 
-// RequireRoot lets the test run only where network namespaces can be made. Else it skips, and the message names
-// what is missing and what for; with NEARCAST_REQUIRE_ROOT=1 it fails instead, so that a test run that should
-// be complete can't pass by skipping.
+// RequireRoot lets the test run only where network namespaces can be made. Else it skips, and the message
+// names what is missing and what for; with NEARCAST_REQUIRE_ROOT=1 it fails instead, so that a test run that
+// should be complete can't pass by skipping.
 func RequireRoot(t TB, what string) {
 	t.Helper()
 	Require(t, what, canMakeNamespaces())
@@ -63,15 +63,16 @@ const testPrefix = "nct"
 
 var testSets atomic.Uint32 // numbers the Sets of this process's tests
 
-// ForTest returns a Set for one test, after RequireRoot. When the test ends it is closed, and the test fails if
-// a namespace or a process in one is left. Leftovers of test processes that crashed are swept on the way.
+// ForTest returns a Set for one test, after RequireRoot. When the test ends it is closed, and the test fails
+// if a namespace or a process in one is left. Leftovers of test processes that crashed are swept on the way.
 func ForTest(t TB, what string) *Set {
 	t.Helper()
 	RequireRoot(t, what)
 	if _, err := Sweep(testPrefix); err != nil {
 		t.Fatalf("sweep leftovers of earlier tests: %v", err)
 	}
-	set, err := Create(fmt.Sprintf("%s%s-%d-", testPrefix, strconv.FormatInt(int64(os.Getpid()), 36), testSets.Add(1)))
+	owner := strconv.FormatInt(int64(os.Getpid()), 36)
+	set, err := Create(fmt.Sprintf("%s%s-%d-", testPrefix, owner, testSets.Add(1)))
 	if err != nil {
 		t.Fatalf("create namespace set: %v", err)
 	}
@@ -84,7 +85,8 @@ func ForTest(t TB, what string) *Set {
 	return set
 }
 
-// NoLeaks fails the test when anything of a closed Set is left: a name, or a process in one of its namespaces.
+// NoLeaks fails the test when anything of a closed Set is left: a name, or a process in one of its
+// namespaces.
 func NoLeaks(t TB, set *Set) {
 	t.Helper()
 	for _, leak := range set.Leaks() {

@@ -41,8 +41,9 @@ func (ns *NS) ListenPacket(ctx context.Context, network string, addr netip.AddrP
 	return c, nil
 }
 
-// DialContext connects from the namespace; its signature fits http.Transport. The address must be an IP address
-// and port: a name would be looked up, and tried in parallel, by goroutines that are not in the namespace.
+// DialContext connects from the namespace; its signature fits http.Transport. The address must be an IP
+// address and port: a name would be looked up, and tried in parallel, by goroutines that are not in the
+// namespace.
 func (ns *NS) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	remote, err := netip.ParseAddrPort(address)
 	if err != nil {
@@ -51,8 +52,9 @@ func (ns *NS) DialContext(ctx context.Context, network, address string) (net.Con
 	return ns.Dial(ctx, network, netip.AddrPort{}, remote)
 }
 
-// Dial connects from the namespace to remote, from the local address when that is not zero (its port may be 0).
-func (ns *NS) Dial(ctx context.Context, network string, local, remote netip.AddrPort) (c net.Conn, err error) {
+// Dial connects from the namespace to remote, from the local address when that is not zero (its port may be
+// 0).
+func (ns *NS) Dial(ctx context.Context, network string, local, remote netip.AddrPort) (net.Conn, error) {
 	var d net.Dialer
 	d.SetMultipathTCP(false)
 	if local.IsValid() {
@@ -63,7 +65,8 @@ func (ns *NS) Dial(ctx context.Context, network string, local, remote netip.Addr
 			d.LocalAddr = net.UDPAddrFromAddrPort(local)
 		}
 	}
-	err = ns.Do(func() error {
+	var c net.Conn
+	err := ns.Do(func() (err error) {
 		c, err = d.DialContext(ctx, network, remote.String())
 		return err
 	})

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"net"
-	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -34,8 +33,8 @@ func TestAccuracy(t *testing.T) {
 	t.Log("\n" + strings.Join(r.rows, "\n"))
 }
 
-// slack is what a measured time may be off: the engine's lateness of both directions and its tick, and what the
-// rest of the machine may take to wake whoever is concerned.
+// slack is what a measured time may be off: the engine's lateness of both directions and its tick, and what
+// the rest of the machine may take to wake whoever is concerned.
 func slack(s Stats) time.Duration { return 2*(s.Lateness.Max+tick) + 50*time.Millisecond }
 
 func summary(rtts []time.Duration) (mean, lowest, highest time.Duration) {
@@ -82,7 +81,7 @@ func accuracyUnderLoad(t *testing.T, r *report) {
 			Both("c", "d", Params{Delay: 5 * time.Millisecond, Rate: 200e6})...),
 	}
 	for i, name := range []string{"a", "b", "c", "d"} {
-		spec.Hosts = append(spec.Hosts, Host{Name: name, Addrs: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)})}})
+		spec.Hosts = append(spec.Hosts, numbered(name, i))
 	}
 	f, _ := ForTest(t, "two lines", spec)
 	done := make(chan error, 1)
@@ -93,8 +92,8 @@ func accuracyUnderLoad(t *testing.T, r *report) {
 	must(t, <-done)
 	mean, lowest, highest := summary(rtts)
 	s := f.Stats()
-	r.add("round trip v4, 200 Mbit/s beside it", "40ms", fmt.Sprintf("mean %v (%v to %v)", us(mean), us(lowest), us(highest)),
-		s.Lateness.String())
+	r.add("round trip v4, 200 Mbit/s beside it", "40ms",
+		fmt.Sprintf("mean %v (%v to %v)", us(mean), us(lowest), us(highest)), s.Lateness.String())
 	if lowest < 40*time.Millisecond-2*tick || mean > 40*time.Millisecond+slack(s) {
 		t.Errorf("mean %v, lowest %v; engine %v", mean, lowest, s.Lateness)
 	}
@@ -117,12 +116,11 @@ func accuracyOfLoss(t *testing.T, r *report) {
 		})
 		must(t, f.Set("a", "b", Params{}))
 		const marker = 1 << 40
-		_, err := out.Write(binary.BigEndian.AppendUint64(nil, marker)) // in order behind the others
-		must(t, err)
-		for end := time.Now().Add(patience); f.Stats().link("a", "b").Packets == c.Packets && time.Now().Before(end); {
-			_, err = out.Write(binary.BigEndian.AppendUint64(nil, marker))
+		until(t, "loss is off", func() bool { // the marker comes in order behind the others
+			_, err := out.Write(binary.BigEndian.AppendUint64(nil, marker))
 			must(t, err)
-		}
+			return f.Stats().link("a", "b").Packets > c.Packets
+		})
 		got := drain(t, in, marker)
 		s := f.Stats()
 		sent := float64(c.Packets + c.Lost)
@@ -156,14 +154,15 @@ func accuracyOfTCPLoss(t *testing.T, r *report) {
 	c := f.Stats().link("a", "b")
 	n := float64(c.Packets + c.Lost)
 	share, sigma := float64(c.Lost)/n, math.Sqrt(0.01*0.99/n)
-	r.add("loss of TCP segments in superpackets", "0.010", fmt.Sprintf("%.4f of %.0f", share, n), f.Stats().Lateness.String())
+	r.add("loss of TCP segments in superpackets", "0.010", fmt.Sprintf("%.4f of %.0f", share, n),
+		f.Stats().Lateness.String())
 	if math.Abs(share-0.01) > 5*sigma {
 		t.Errorf("lost %.4f of %.0f segments", share, n)
 	}
 }
 
-// accuracyOfRate sends one train of datagrams in one call. So all of them meet the bottleneck together, however
-// busy the sender is, and the time between the first and the last at the receiver is exactly known.
+// accuracyOfRate sends one train of datagrams in one call. So all of them meet the bottleneck together,
+// however busy the sender is, and the time between the first and the last at the receiver is exactly known.
 func accuracyOfRate(t *testing.T, r *report) {
 	const size, train = 1400, 44
 	for _, rate := range []int64{2e6, 10e6, 50e6} {
@@ -211,7 +210,8 @@ func arrivals(t *testing.T, in *net.UDPConn, n int) (first, last time.Time) {
 	return first, last
 }
 
-// accuracyOfThroughput (with slow start in it) shows what a line carries and what it costs. The only bound: never more than its rate.
+// accuracyOfThroughput (with slow start in it) shows what a line carries and what it costs. The only bound:
+// never more than its rate.
 func accuracyOfThroughput(t *testing.T, r *report) {
 	for _, c := range []struct {
 		p     Params
@@ -233,8 +233,9 @@ func accuracyOfThroughput(t *testing.T, r *report) {
 		if c.p.Rate > 0 {
 			rate = fmt.Sprint(c.p.Rate/1e6, " Mbit/s")
 		}
-		r.add("one TCP flow", fmt.Sprintf("%s, %v", rate, 2*c.p.Delay), fmt.Sprintf("%.0f Mbit/s, engine %.2f CPU-s/GB",
-			onWire/1e6, (s.CPU-cpu).Seconds()/float64(c.bytes)*1e9), s.Lateness.String())
+		r.add("one TCP flow", fmt.Sprintf("%s, %v", rate, 2*c.p.Delay),
+			fmt.Sprintf("%.0f Mbit/s, engine %.2f CPU-s/GB", onWire/1e6,
+				(s.CPU-cpu).Seconds()/float64(c.bytes)*1e9), s.Lateness.String())
 		if c.p.Rate > 0 && onWire > 1.005*float64(c.p.Rate) {
 			t.Errorf("%.1f Mbit/s through %.1f", onWire/1e6, float64(c.p.Rate)/1e6)
 		}

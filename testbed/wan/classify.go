@@ -80,8 +80,8 @@ func maskOf(proto byte) Protocols {
 	return other
 }
 
-// flowHash hashes addresses, protocol and ports, as a router does that spreads flows over equal paths. Fragments
-// and ICMP go by their addresses alone.
+// flowHash hashes addresses, protocol and ports, as a router does that spreads flows over equal paths.
+// Fragments and ICMP go by their addresses alone.
 func flowHash(ip []byte) uint64 {
 	mask, l4 := transport(ip)
 	h := uint64(14695981039346656037) // FNV-1a, finished below: its low bits alone are poor

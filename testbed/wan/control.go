@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// Change is a set of changes to a running Fabric that takes effect as a whole: the engine sees either none or all
-// of them. Packets already under way keep their due times, as on a real line, and order is kept: what is sent
-// after a delay was lowered comes no earlier than what was sent before.
+// Change is a set of changes to a running Fabric that takes effect as a whole: the engine sees either none or
+// all of them. Packets already under way keep their due times, as on a real line, and order is kept: what is
+// sent after a delay was lowered comes no earlier than what was sent before.
 type Change struct{ plan *plan }
 
 // Change calls fn and applies what it did to its argument, at once and together, unless fn returns an error.
@@ -40,8 +40,8 @@ func (c *Change) Update(from, to string, change func(*Params)) error {
 	return c.plan.setLink(l)
 }
 
-// SetAccess replaces the access line of a host or place, or gives it one. Packets that wait before another stage
-// at the moment in which it gets one may pass a stage twice.
+// SetAccess replaces the access line of a host or place, or gives it one. Packets that wait before another
+// stage at the moment in which it gets one may pass a stage twice.
 func (c *Change) SetAccess(a Access) error { return c.plan.setAccess(a) }
 
 // SetShaper replaces the parameters of a shaper.
@@ -128,8 +128,8 @@ func (f *Fabric) Detach(prefix netip.Prefix, from string) error {
 	return f.Change(func(c *Change) error { c.Detach(prefix, from); return nil })
 }
 
-// Delay returns the one-way propagation delay that is configured between two hosts now, with half the jitter: the
-// floor that measurements are compared with. ok is false when no path leads there.
+// Delay returns the one-way propagation delay that is configured between two hosts now, with half the jitter:
+// the floor that measurements are compared with. ok is false when no path leads there.
 func (f *Fabric) Delay(from, to string) (d time.Duration, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

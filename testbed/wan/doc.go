@@ -6,14 +6,16 @@
 //	host a                      core namespace                        host b
 //	eth0 ──veth── h0 ──rule──▶ t0 (TUN) ──▶ engine ──▶ t1 (TUN) ──rule──▶ h1 ──veth── eth0
 //
-// The engine is one thread that reads what comes out of the TUNs, decides for every wire segment where it goes,
-// whether it is lost and when it is due, and writes it into the TUN of its destination when that time has come:
+// The engine is one thread that reads what comes out of the TUNs, decides for every wire segment where it
+// goes, whether it is lost and when it is due, and writes it into the TUN of its destination when that time
+// has come:
 //
-//	read → route (by ingress host and destination) → blocked? → stages (access up, shapers, link, access down:
-//	rate, queue, loss, delay, jitter) → lane (FIFO of one host pair) → write
+//	read → route (by ingress host and destination) → blocked? → stages (access up, shapers, link, access
+//	down: rate, queue, loss, delay, jitter) → lane (FIFO of one host pair) → write
 //
-// TCP and UDP superpackets (TSO, USO) stay whole as far as their segments share a fate and a due time, which is
-// what makes a gigabit affordable. DESIGN.md says why it is built so; the accuracy test prints what it achieves.
+// TCP and UDP superpackets (TSO, USO) stay whole as far as their segments share a fate and a due time, which
+// is what makes a gigabit affordable. DESIGN.md says why it is built so; the accuracy test prints what it
+// achieves.
 //
 //	set, _ := netns.Create("demo-")
 //	f, _ := wan.Build(set, wan.Spec{

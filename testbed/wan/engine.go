@@ -30,12 +30,12 @@ type engine struct {
 	first  int // the host that is read first in this round
 }
 
-// pairLanes are the lanes of one pair of hosts: at 0 the one at the end of the path, at i+1 the one before stage
-// i. They are made when first needed.
+// pairLanes are the lanes of one pair of hosts: at 0 the one at the end of the path, at i+1 the one before
+// stage i. They are made when first needed.
 type pairLanes []*lane
 
-// round says how times are taken in one round of the loop. After a blind sleep (see wait) arrivals came in some
-// time during it, and what is due within half a tick is nearer to now than to the next wake-up.
+// round says how times are taken in one round of the loop. After a blind sleep (see wait) arrivals came in
+// some time during it, and what is due within half a tick is nearer to now than to the next wake-up.
 type round struct {
 	arrived int64 // what arrivals are stamped with
 	horizon int64 // what is due until then leaves now
@@ -76,9 +76,9 @@ func (e *engine) run() error {
 	return nil
 }
 
-// wait sleeps until there is something to do. After work it sleeps for the rest of a tick whatever comes: that
-// is a blind sleep, and bounds the number of wake-ups. Without, it sleeps exactly until the next packet comes or
-// falls due.
+// wait sleeps until there is something to do. After work it sleeps for the rest of a tick whatever comes:
+// that is a blind sleep, and bounds the number of wake-ups. Without, it sleeps exactly until the next packet
+// comes or falls due.
 func (e *engine) wait(woken int64, worked bool) (blind bool) {
 	due, queued := e.lanes.due()
 	switch {
@@ -224,10 +224,10 @@ func (e *engine) hostOf(from int, dst netip.Addr, ip []byte) int {
 	}
 }
 
-// forward takes a packet that arrives before stage next of its path at the given time through as many stages as
-// can be decided now, segment by segment, and queues what is left of it. Neighbouring segments that will be due
-// within the path's quantum stay together. It gives up k's references to memory only through parts it queues:
-// the caller keeps its own.
+// forward takes a packet that arrives before stage next of its path at the given time through as many stages
+// as can be decided now, segment by segment, and queues what is left of it. Neighbouring segments that will
+// be due within the path's quantum stay together. It gives up k's references to memory only through parts it
+// queues: the caller keeps its own.
 func (e *engine) forward(k packet, from, to, next int, arrived, horizon int64) {
 	head := k.headers()
 	s, ok := parseSuper(head, k.size())
@@ -278,8 +278,8 @@ func (e *engine) forward(k packet, from, to, next int, arrived, horizon int64) {
 	flush(s.payload)
 }
 
-// held returns the index of the first stage after next before which packets of this pair still wait, perhaps only
-// for the release of this round: a packet that comes now must queue behind them.
+// held returns the index of the first stage after next before which packets of this pair still wait, perhaps
+// only for the release of this round: a packet that comes now must queue behind them.
 func (e *engine) held(p *path, from, to, next int) int {
 	lanes := e.byPair[from*len(e.tuns)+to]
 	for i := next + 1; i+1 < len(lanes); i++ {
@@ -290,9 +290,9 @@ func (e *engine) held(p *path, from, to, next int) int {
 	return len(p.stages)
 }
 
-// travel takes one wire packet through the stages of a path from index next on. It stops before stage hold, and
-// before a bottleneck that the packet will only reach later than horizon, since others may reach it first. ok is
-// false when the packet is lost.
+// travel takes one wire packet through the stages of a path from index next on. It stops before stage hold,
+// and before a bottleneck that the packet will only reach later than horizon, since others may reach it
+// first. ok is false when the packet is lost.
 func (e *engine) travel(p *path, next, hold int, t, horizon int64, size int) (stop int, due int64, ok bool) {
 	for i := next; i < len(p.stages); i++ {
 		number := p.stages[i]

@@ -3,7 +3,6 @@ package wan
 import (
 	"bytes"
 	"math/rand/v2"
-	"net/netip"
 	"sync"
 	"testing"
 	"time"
@@ -50,11 +49,12 @@ func newLoopback(t *testing.T, spec Spec) *loopback {
 	return lb
 }
 
-// superBetween builds a random packet or superpacket between two of the hosts 10.0.0.1…; mark is its first byte.
+// superBetween builds a random packet or superpacket between two of the hosts 10.0.0.1…; mark is its first
+// byte.
 func superBetween(rnd *rand.Rand, from, to int, mark byte) []byte {
 	spec := superSpec{
-		udp: rnd.IntN(2) == 0, tcpOptions: 12, id: uint16(rnd.Uint32()), seq: rnd.Uint32(), flags: byte(rnd.Uint32()),
-		segment: 100 + rnd.IntN(1300),
+		udp: rnd.IntN(2) == 0, tcpOptions: 12, id: uint16(rnd.Uint32()), seq: rnd.Uint32(),
+		flags: byte(rnd.Uint32()), segment: 100 + rnd.IntN(1300),
 	}
 	spec.payload = make([]byte, 1+rnd.IntN(min(40*spec.segment, 60000)))
 	for i := range spec.payload {
@@ -77,8 +77,8 @@ func superBetween(rnd *rand.Rand, from, to int, mark byte) []byte {
 }
 
 // TestEngineMovesEveryByte sends random packets and superpackets between three hosts over lines of different
-// delay, behind shared bottlenecks that cut superpackets apart, and compares all that arrives, in order for each
-// pair of hosts, with what a naive segmenter makes of all that was sent.
+// delay, behind shared bottlenecks that cut superpackets apart, and compares all that arrives, in order for
+// each pair of hosts, with what a naive segmenter makes of all that was sent.
 func TestEngineMovesEveryByte(t *testing.T) {
 	const hosts, each = 3, 150
 	spec := Spec{Seed: 5, Links: []Link{
@@ -88,7 +88,7 @@ func TestEngineMovesEveryByte(t *testing.T) {
 	}}
 	for i := range hosts {
 		name := "h" + string(rune('1'+i))
-		spec.Hosts = append(spec.Hosts, Host{Name: name, Addrs: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)})}})
+		spec.Hosts = append(spec.Hosts, numbered(name, i))
 		line := Params{Rate: 200e6, Queue: 64 << 20}
 		spec.Access = append(spec.Access, Access{At: name, Up: line, Down: line})
 	}
@@ -173,8 +173,8 @@ func comparePackets(t *testing.T, from, to int, want, got [][]byte) {
 	}
 }
 
-// TestSharedBottleneck: two cities' traffic to one host shares its access line, in the order of arrival there and
-// not in the order in which it set out.
+// TestSharedBottleneck: two cities' traffic to one host shares its access line, in the order of arrival there
+// and not in the order in which it set out.
 func TestSharedBottleneck(t *testing.T) {
 	spec := Spec{
 		Links: []Link{
@@ -185,8 +185,7 @@ func TestSharedBottleneck(t *testing.T) {
 		Access: []Access{{At: "h3", Down: Params{Rate: 800e3, Queue: 1 << 20}}},
 	}
 	for i := range 3 {
-		spec.Hosts = append(spec.Hosts, Host{Name: "h" + string(rune('1'+i)), Addrs: []netip.Addr{
-			netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)})}})
+		spec.Hosts = append(spec.Hosts, numbered("h"+string(rune('1'+i)), i))
 	}
 	lb := newLoopback(t, spec)
 	single := superSpec{udp: true, segment: 1 << 15, payload: make([]byte, 1000-28)}
@@ -222,10 +221,10 @@ func TestSharedBottleneck(t *testing.T) {
 
 // TestEngineForwardAllocatesNothing: a packet costs no garbage once the lanes have grown.
 func TestEngineForwardAllocatesNothing(t *testing.T) {
-	spec := Spec{Links: []Link{{From: "*", To: "*", Params: Params{Delay: time.Millisecond, Rate: 10e6, Queue: 1 << 30, Loss: 0.1}}}}
+	p := Params{Delay: time.Millisecond, Rate: 10e6, Queue: 1 << 30, Loss: 0.1}
+	spec := Spec{Links: []Link{{From: "*", To: "*", Params: p}}}
 	for i := range 2 {
-		spec.Hosts = append(spec.Hosts, Host{Name: "h" + string(rune('1'+i)), Addrs: []netip.Addr{
-			netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)})}})
+		spec.Hosts = append(spec.Hosts, numbered("h"+string(rune('1'+i)), i))
 	}
 	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	must(t, err)

@@ -24,7 +24,8 @@ const (
 	rulePref          = 100
 )
 
-// Addresses that only the two ends of a veth know. Each pair uses the same ones: a route names its interface too.
+// Addresses that only the two ends of a veth know. Each pair uses the same ones: a route names its interface
+// too.
 var (
 	coreV4, hostV4 = netip.MustParseAddr("169.254.0.1"), netip.MustParseAddr("169.254.0.2")
 	coreV6, hostV6 = netip.MustParseAddr("fe80::1"), netip.MustParseAddr("fe80::2")
@@ -65,8 +66,8 @@ type Fabric struct {
 	closed  bool
 }
 
-// Build makes the hosts' namespaces and a core namespace in set, and wires them. Packets move from Run on. The
-// caller closes the Fabric, and then the set; on an error only the set.
+// Build makes the hosts' namespaces and a core namespace in set, and wires them. Packets move from Run on.
+// The caller closes the Fabric, and then the set; on an error only the set.
 func Build(set *netns.Set, spec Spec) (*Fabric, error) {
 	p, err := newPlan(&spec)
 	if err != nil {
@@ -140,7 +141,8 @@ func (f *Fabric) addHost(i int, h *Host) error {
 	)
 }
 
-// wireNeighbours tells both ends of a veth each other's hardware address, so that no first packet waits for ARP.
+// wireNeighbours tells both ends of a veth each other's hardware address, so that no first packet waits for
+// ARP.
 func (f *Fabric) wireNeighbours(ns *netns.NS, veth string) error {
 	coreMAC, err1 := f.core.MAC(veth)
 	hostMAC, err2 := ns.MAC(hostDev)
@@ -213,7 +215,8 @@ func setSysctls(ns *netns.NS, values map[string]string) error {
 // Run moves packets until ctx ends, and then returns nil. It may be called once.
 //
 // It takes a thread of its own, in the SCHED_FIFO class where permitted, and one more processor (P) of the Go
-// runtime while it runs: the thread keeps its P during sleeps, and the rest of the program should not miss it.
+// runtime while it runs: the thread keeps its P during sleeps, and the rest of the program should not miss
+// it.
 func (f *Fabric) Run(ctx context.Context) error {
 	f.mu.Lock()
 	again := f.running || f.closed

@@ -42,7 +42,9 @@ func TestTCPArrivesWhole(t *testing.T) {
 // bottleneck which cut them apart, and checks every datagram that arrives, their order, and their number.
 func TestUDPTrainsArriveWhole(t *testing.T) {
 	const size, train, trains = 1200, 40, 200
-	f := twoHosts(t, Params{Delay: 3 * time.Millisecond, Jitter: 2 * time.Millisecond, Loss: 0.02, Rate: 400e6, Queue: 64 << 20})
+	f := twoHosts(t, Params{
+		Delay: 3 * time.Millisecond, Jitter: 2 * time.Millisecond, Loss: 0.02, Rate: 400e6, Queue: 64 << 20,
+	})
 	for _, family := range families {
 		t.Run(family.name, func(t *testing.T) {
 			before := f.Stats().link("a", "b")
@@ -163,7 +165,7 @@ func TestLiveParameters(t *testing.T) {
 	f := twoHosts(t, Params{Delay: time.Millisecond})
 	ping(t, f.NS("a"), families[0].b, 1, 0)
 	must(t, f.Change(func(c *Change) error {
-		return errors.Join(c.Set("a", "b", Params{Delay: 80 * time.Millisecond}), c.Set("b", "a", Params{Delay: 40 * time.Millisecond}))
+		return errors.Join(c.Set("a", "b", ms(80)), c.Set("b", "a", ms(40)))
 	}))
 	if d, _ := f.Delay("a", "b"); d != 80*time.Millisecond {
 		t.Errorf("delay is %v", d)

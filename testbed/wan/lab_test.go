@@ -28,6 +28,11 @@ func must(t *testing.T, err error) {
 	}
 }
 
+// numbered is a host with the address 10.0.0.(i+1).
+func numbered(name string, i int) Host {
+	return Host{Name: name, Addrs: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)})}}
+}
+
 // twoHosts is a Fabric of a and b with the same parameters both ways.
 func twoHosts(t *testing.T, p Params) *Fabric {
 	t.Helper()
@@ -289,8 +294,8 @@ func transfer(ctx context.Context, from, to *netns.NS, at netip.Addr, data []byt
 	}
 }
 
-// pour sends n bytes over TCP from a to b without keeping them: big buffers would make garbage collections, which
-// stop the engine, since it shares this process.
+// pour sends n bytes over TCP from a to b without keeping them: big buffers would make garbage collections,
+// which stop the engine, since it shares this process.
 func pour(ctx context.Context, from, to *netns.NS, at netip.Addr, n int) error {
 	l, err := to.Listen(ctx, "tcp", netip.AddrPortFrom(at, 0))
 	if err != nil {

@@ -4,8 +4,8 @@ import "time"
 
 const (
 	// tick is the least time between two wake-ups of the engine while it has work. Wake-ups, not bytes, dominate
-	// its cost: measured, 500 µs halves it against waking for every packet, at a release error of ±250 µs whose
-	// mean is zero. Sparse traffic is not touched by it: then the engine sleeps exactly.
+	// its cost: measured, 500 µs halves it against waking for every packet, at a release error of ±250 µs
+	// whose mean is zero. Sparse traffic is not touched by it: then the engine sleeps exactly.
 	tick = 500 * time.Microsecond
 
 	// quantumSlow is the serialisation time of a full packet from which on a superpacket is split fully: on
@@ -27,8 +27,8 @@ const (
 	// may come in while the engine releases: the kernel's default of 500 lost a quarter of 89,000 packets/s.
 	tunQueueLen = 10000
 
-	// chunkBytes is the size of a buffer chunk and packetBytesMax what must be left in one for the next read: the
-	// largest IP packet, its virtio header, and room to align.
+	// chunkBytes is the size of a buffer chunk and packetBytesMax what must be left in one for the next read:
+	// the largest IP packet, its virtio header, and room to align.
 	chunkBytes     = 1 << 20
 	packetBytesMax = 1<<16 + 1024
 

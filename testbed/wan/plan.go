@@ -8,8 +8,8 @@ import (
 	"slices"
 )
 
-// plan is the current state of everything that can change at run time, in the caller's words. Fabric.mu guards
-// it; compile turns it into the immutable table that the engine follows.
+// plan is the current state of everything that can change at run time, in the caller's words. Fabric.mu
+// guards it; compile turns it into the immutable table that the engine follows.
 type plan struct {
 	hosts   []planHost
 	byName  map[string]int  // host name to index
@@ -25,8 +25,8 @@ type plan struct {
 	book *stageBook
 }
 
-// stageBook numbers stages for good: the engine keeps a stage's bottleneck clock by its number. It is shared by
-// all clones of a plan: a number given to a stage that then never comes to be does no harm.
+// stageBook numbers stages for good: the engine keeps a stage's bottleneck clock by its number. It is shared
+// by all clones of a plan: a number given to a stage that then never comes to be does no harm.
 type stageBook struct {
 	id     map[stageKey]int
 	keys   []stageKey
@@ -224,7 +224,8 @@ func (p *plan) clone() *plan {
 	return &c
 }
 
-// covers says how specifically name stands for a host: 2 by its name, 1 by its place, 0 as "*", -1 not at all.
+// covers says how specifically name stands for a host: 2 by its name, 1 by its place, 0 as "*", -1 not at
+// all.
 func (h planHost) covers(name string) int {
 	switch name {
 	case h.name:
@@ -249,8 +250,8 @@ func (p *plan) linkOf(from, to planHost) (Link, bool) {
 	return Link{}, false
 }
 
-// linkNamed returns the link with exactly these ends, or what the first pair of hosts they cover has now, which
-// is what a new and more specific link starts from.
+// linkNamed returns the link with exactly these ends, or what the first pair of hosts they cover has now,
+// which is what a new and more specific link starts from.
 func (p *plan) linkNamed(from, to string) (Link, error) {
 	if l, ok := p.links[pair{from, to}]; ok {
 		return l, nil

@@ -48,7 +48,8 @@ func planSpec() Spec {
 func names(p *plan, numbers []int) (out []string) {
 	for _, n := range numbers {
 		k := p.book.keys[n]
-		out = append(out, []string{"link", "up", "down", "shaper", "local"}[k.kind]+":"+strings.TrimRight(k.from+">"+k.to, ">"))
+		kind := []string{"link", "up", "down", "shaper", "local"}[k.kind]
+		out = append(out, kind+":"+strings.TrimRight(k.from+">"+k.to, ">"))
 	}
 	return out
 }
@@ -89,7 +90,8 @@ func TestPaths(t *testing.T) {
 	if table.path(p.byName["tokyo"], p.byName["paris"]).exists {
 		t.Error("a path without a link")
 	}
-	if got := table.path(p.byName["osaka-1"], p.byName["osaka-2"]); !got.exists || names(p, got.stages)[0] != "local:osaka" {
+	got := table.path(p.byName["osaka-1"], p.byName["osaka-2"])
+	if !got.exists || names(p, got.stages)[0] != "local:osaka" {
 		t.Errorf("inside a place: %v", names(p, got.stages))
 	}
 }
@@ -136,7 +138,8 @@ func TestChanges(t *testing.T) {
 	}
 	// A line of its own for a pair keeps the shaper and leaves the others alone.
 	check(f.Update("paris", "lyon-1", func(p *Params) { p.Loss = 0.5 }))
-	if got := names(f.plan, path("paris", "lyon-1").stages); !cmp.Equal(got, []string{"shaper:tgv", "link:paris>lyon-1"}) {
+	got := names(f.plan, path("paris", "lyon-1").stages)
+	if !cmp.Equal(got, []string{"shaper:tgv", "link:paris>lyon-1"}) {
 		t.Errorf("own line: %v", got)
 	}
 	if d, ok := f.Delay("paris", "lyon-1"); !ok || d != 3*time.Millisecond {

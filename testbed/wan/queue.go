@@ -6,8 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// chunk is a buffer that packets are read into one behind the other. It is outside the Go heap, so that packets
-// in flight cost the garbage collector nothing, and is used again when the last of its packets has gone.
+// chunk is a buffer that packets are read into one behind the other. It is outside the Go heap, so that
+// packets in flight cost the garbage collector nothing, and is used again when the last of its packets has
+// gone.
 type chunk struct {
 	b    []byte
 	used int // bytes handed out

@@ -45,8 +45,8 @@ type Host struct {
 	Sysctls map[string]string
 }
 
-// Link is one direction between two hosts, places or "*". The most specific Link that covers a pair of hosts is
-// theirs (hosts before places before "*", From before To), and all pairs it covers share its bottleneck.
+// Link is one direction between two hosts, places or "*". The most specific Link that covers a pair of hosts
+// is theirs (hosts before places before "*", From before To), and all pairs it covers share its bottleneck.
 type Link struct {
 	From, To string
 	Params
@@ -55,17 +55,17 @@ type Link struct {
 
 // Params are what happens to packets on a stage: they queue for Rate, some are lost, the rest is delayed.
 type Params struct {
-	Delay  time.Duration `json:"delay"`  // propagation, one way
-	Jitter time.Duration `json:"jitter"` // further delay between 0 and this; mean is half of it; never reorders
-	Loss   float64       `json:"loss"`   // mean share of packets lost, 0 to 1
-	Burst  float64       `json:"burst"`  // mean number of packets lost in a row (Gilbert-Elliott); up to 1: independent
-	Rate   int64         `json:"rate"`   // bit/s of IP packets; 0: no bottleneck
-	Queue  int           `json:"queue"`  // bytes before the bottleneck, then tail drop; 0: 100 ms of Rate, at least 128 KiB
-	MTU    int           `json:"mtu"`    // larger packets vanish without a word (a path MTU black hole); 0: no limit
+	Delay  time.Duration // propagation, one way
+	Jitter time.Duration // further delay between 0 and this; mean is half of it; never reorders
+	Loss   float64       // mean share of packets lost, 0 to 1
+	Burst  float64       // mean number lost in a row (Gilbert-Elliott); up to 1: independent
+	Rate   int64         // bit/s of IP packets; 0: no bottleneck
+	Queue  int           // bytes before it, then tail drop; 0: 100 ms of Rate, at least 128 KiB
+	MTU    int           // larger packets vanish (a path MTU black hole); 0: no limit
 }
 
-// Access is what everything to (Down) and from (Up) a host or place passes, whatever the other end is: a city's
-// access line. Traffic within a place does not pass the place's.
+// Access is what everything to (Down) and from (Up) a host or place passes, whatever the other end is: a
+// city's access line. Traffic within a place does not pass the place's.
 type Access struct {
 	At       string
 	Up, Down Params
@@ -77,10 +77,10 @@ type Shaper struct {
 	Params
 }
 
-// Route sends what hosts covered by From (host, place or "*") address to Prefix to one of the hosts in To, chosen
-// by a hash of the flow as an ECMP router does. No To: it is dropped. The longest Prefix wins, then the most
-// specific From; so the same address can be at different hosts for different places, which is anycast.
-// Every host's own addresses are routed to it without being named here.
+// Route sends what hosts covered by From (host, place or "*") address to Prefix to one of the hosts in To,
+// chosen by a hash of the flow as an ECMP router does. No To: it is dropped. The longest Prefix wins, then
+// the most specific From; so the same address can be at different hosts for different places, which is
+// anycast. Every host's own addresses are routed to it without being named here.
 type Route struct {
 	Prefix netip.Prefix
 	From   string

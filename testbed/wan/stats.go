@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Counters are what a stage has done since the Fabric was built. Segments of superpackets count as the packets
-// they are on a wire; bytes are of IP packets.
+// Counters are what a stage has done since the Fabric was built. Segments of superpackets count as the
+// packets they are on a wire; bytes are of IP packets.
 type Counters struct {
 	Packets    uint64 // passed on
 	Bytes      uint64 // of those
@@ -64,9 +64,9 @@ type Stats struct {
 	Lateness Lateness
 }
 
-// Lateness is how far from their due times packets were delivered. Under load the engine wakes once a tick, so
-// that they are up to half a tick early or late; more than that means that the machine was too busy, and that
-// measured latencies contain as much.
+// Lateness is how far from their due times packets were delivered. Under load the engine wakes once a tick,
+// so that they are up to half a tick early or late; more than that means that the machine was too busy, and
+// that measured latencies contain as much.
 type Lateness struct {
 	Count   uint64
 	Mean    time.Duration // early ones count negative
@@ -77,7 +77,8 @@ type Lateness struct {
 // latenessBuckets: bucket 0 is early or up to 1 µs late, bucket i up to 2^i µs.
 const latenessBuckets = 26
 
-// Quantile returns a bound below which the share q (0 to 1) of packets was late; it is at most twice the truth.
+// Quantile returns a bound below which the share q (0 to 1) of packets was late; it is at most twice the
+// truth.
 func (l Lateness) Quantile(q float64) time.Duration {
 	want := q * float64(l.Count)
 	var sum uint64

@@ -2,8 +2,8 @@ package wan
 
 import "encoding/binary"
 
-// A superpacket is what the kernel hands over instead of many packets that differ only as TCP or UDP segments of
-// one send do (TSO, USO). In front of it is a virtio_net_hdr, in the machine's byte order:
+// A superpacket is what the kernel hands over instead of many packets that differ only as TCP or UDP segments
+// of one send do (TSO, USO). In front of it is a virtio_net_hdr, in the machine's byte order:
 //
 //	 0        1           2         4          6            8           10
 //	| flags  | gso type  | hdr len | gso size | csum start | csum offs | IP header, L4 header, payload …
@@ -33,8 +33,8 @@ type super struct {
 	segment int // payload bytes of a segment
 }
 
-// parseSuper reads the virtio header and what it points to. b may end after the headers; total is the length of
-// the whole, virtio header included. ok is false for what no kernel sends.
+// parseSuper reads the virtio header and what it points to. b may end after the headers; total is the length
+// of the whole, virtio header included. ok is false for what no kernel sends.
 func parseSuper(b []byte, total int) (s super, ok bool) {
 	if len(b) < vnetBytes+ip4BytesMin || total < len(b) {
 		return s, false
@@ -82,9 +82,9 @@ func ipBytesMin(ip []byte) int {
 	return 1 << 20
 }
 
-// part writes into dst the headers (virtio, IP, L4) of the superpacket, or single packet, that carries only the
-// payload bytes [from, to) of s, and returns their length. whole holds the headers of s; from must be the start
-// of a segment and to the end of one.
+// part writes into dst the headers (virtio, IP, L4) of the superpacket, or single packet, that carries only
+// the payload bytes [from, to) of s, and returns their length. whole holds the headers of s; from must be the
+// start of a segment and to the end of one.
 func (s *super) part(dst, whole []byte, from, to int) int {
 	h := dst[:vnetBytes+s.header]
 	copy(h, whole)

@@ -92,8 +92,8 @@ func pseudoSum(ip []byte, proto byte, length int) uint32 {
 	return sum16(addrs, 0) + uint32(proto) + uint32(length)
 }
 
-// naive is the slow oracle: it makes of a (super)packet the plain packets that a network card would send, with
-// all checksums complete, knowing nothing but the rules of TCP, UDP and IP.
+// naive is the slow oracle: it makes of a (super)packet the plain packets that a network card would send,
+// with all checksums complete, knowing nothing but the rules of TCP, UDP and IP.
 func naive(b []byte) [][]byte {
 	vnet, ip := b[:vnetBytes], b[vnetBytes:]
 	l4 := int(binary.NativeEndian.Uint16(vnet[6:]))
@@ -143,8 +143,8 @@ func naive(b []byte) [][]byte {
 	return out
 }
 
-// split cuts a superpacket at the segment boundaries where cut says so, by super.part, and each part once more
-// in the middle, as happens when it passes two bottlenecks.
+// split cuts a superpacket at the segment boundaries where cut says so, by super.part, and each part once
+// more in the middle, as happens when it passes two bottlenecks.
 func split(t *testing.T, whole []byte, cut func(i int) bool) [][]byte {
 	t.Helper()
 	s, ok := parseSuper(whole, len(whole))
@@ -158,7 +158,8 @@ func split(t *testing.T, whole []byte, cut func(i int) bool) [][]byte {
 		if at == s.payload || cut(at/s.segment) {
 			var buf [headerBytesMax]byte
 			n := s.part(buf[:], whole, start, at)
-			parts = append(parts, append(bytes.Clone(buf[:n]), whole[len(whole)-s.payload+start:len(whole)-s.payload+at]...))
+			payload := whole[len(whole)-s.payload:]
+			parts = append(parts, append(bytes.Clone(buf[:n]), payload[start:at]...))
 			start = at
 		}
 		if at == s.payload {
@@ -224,7 +225,8 @@ func TestSplitEqualsNaive(t *testing.T) {
 func FuzzSplit(f *testing.F) {
 	f.Add(false, false, byte(0), byte(3), byte(0x99), uint16(65530), uint32(1<<32-1000), uint16(100), uint64(5),
 		bytes.Repeat([]byte("nearcast"), 70))
-	f.Add(true, true, byte(1), byte(0), byte(0), uint16(1), uint32(1), uint16(7), uint64(1<<63), []byte("0123456789abcdefg"))
+	f.Add(true, true, byte(1), byte(0), byte(0), uint16(1), uint32(1), uint16(7), uint64(1<<63),
+		[]byte("0123456789abcdefg"))
 	f.Fuzz(func(t *testing.T, v6, udp bool, ipOpt, tcpOpt, flags byte, id uint16, seq uint32, segment uint16,
 		cuts uint64, payload []byte) {
 		spec := superSpec{

@@ -39,8 +39,9 @@ func openTUN(name string) (fd int, err error) {
 	return fd, nil
 }
 
-// The engine's reads, writes and short sleeps are raw system calls: the Go scheduler doesn't hear of them, and so
-// can't give the engine's processor (P) away, which would cost more than the call. The P is held meanwhile.
+// The engine's reads, writes and short sleeps are raw system calls: the Go scheduler doesn't hear of them,
+// and so can't give the engine's processor (P) away, which would cost more than the call. The P is held
+// meanwhile.
 
 func rawRead(fd int, b []byte) (int, unix.Errno) {
 	n, _, e := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
@@ -71,8 +72,8 @@ func idlePoll(fds []unix.PollFd, d time.Duration) {
 	unix.Ppoll(fds, &ts, nil) //nolint:errcheck // EINTR is a wake-up like any other
 }
 
-// clock tells and waits for CLOCK_MONOTONIC time in ns. Go's own monotonic clock is the same one, at an offset,
-// and reading it doesn't enter the kernel.
+// clock tells and waits for CLOCK_MONOTONIC time in ns. Go's own monotonic clock is the same one, at an
+// offset, and reading it doesn't enter the kernel.
 type clock struct {
 	start time.Time
 	base  int64
