@@ -25,8 +25,10 @@ edge/datagram:           proto/wire edge/udpio
 edge/steer:              proto/model edge/flow
 edge/listen:             proto/model edge/flow edge/udpio
 edge/backbone:           proto/model proto/wire proto/identity edge/datagram
-edge/gateway:            proto/model proto/wire edge/flow edge/udpio edge/steer edge/backbone
-edge/relay:              proto/model proto/wire edge/flow edge/udpio edge/steer edge/listen edge/backbone edge/gateway
+edge/proxyproto:
+edge/pump:               proto/wire edge/backbone
+edge/gateway:            proto/model proto/wire edge/flow edge/udpio edge/steer edge/backbone edge/proxyproto edge/pump
+edge/relay:              proto/model proto/wire edge/flow edge/udpio edge/steer edge/listen edge/backbone edge/proxyproto edge/pump edge/gateway
 edge/probe:              proto/model
 edge/mesh:               proto/model
 edge/agent:              proto/model proto/nearcast/v1 proto/identity

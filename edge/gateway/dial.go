@@ -1,0 +1,310 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nearcast/nearcast/edge/flow"
+	"github.com/nearcast/nearcast/edge/proxyproto"
+	"github.com/nearcast/nearcast/edge/pump"
+	"github.com/nearcast/nearcast/edge/steer"
+	"github.com/nearcast/nearcast/proto/model"
+	"github.com/nearcast/nearcast/proto/wire"
+)
+
+// OpenError is why no endpoint took a flow.
+type OpenError struct {
+	Code     wire.OpenCode
+	Endpoint model.EndpointID // the last one tried, if any
+	Err      error            // nil when Code says it all
+}
+
+func (e *OpenError) Error() string {
+	if e.Err == nil {
+		return e.Code.String()
+	}
+	return e.Err.Error()
+}
+
+func (e *OpenError) Unwrap() error { return e.Err }
+
+var (
+	errForbidden = errors.New("endpoint must not be dialled")
+	errFamily    = errors.New("the endpoint's address family is not the client's, whose address it wants")
+)
+
+// DialLocal connects a flow of this node's own relay to an endpoint. The connection is ready for the
+// client's bytes. The error is an *OpenError.
+func (g *Gateway) DialLocal(ctx context.Context, open *wire.Open) (*net.TCPConn, model.EndpointID, error) {
+	if g.flows.Add(1) > int64(g.cfg.MaxFlows) {
+		g.flows.Add(-1)
+		return nil, "", &OpenError{Code: wire.OpenOverloaded}
+	}
+	conn, endpoint, err := g.dial(ctx, open, true)
+	if err != nil {
+		g.flows.Add(-1)
+	}
+	return conn, endpoint, err
+}
+
+// ReleaseLocal says that a flow that DialLocal connected has ended.
+func (g *Gateway) ReleaseLocal() { g.flows.Add(-1) }
+
+// find returns the group of an Open, or why it is refused.
+func (g *Gateway) find(open *wire.Open, local bool) (*plan, *groupPlan, *OpenError) {
+	p := g.plan.Load()
+	switch {
+	case open.HopsLeft == 0:
+		return nil, nil, &OpenError{Code: wire.OpenHops}
+	case g.draining.Load() && !local:
+		return nil, nil, &OpenError{Code: wire.OpenDraining}
+	}
+	group := p.groups[model.GroupID(open.Group)]
+	// The addresses of another region's endpoints may be private, and lead elsewhere from here.
+	if group == nil || group.listener == nil || string(group.Listener) != open.Listener ||
+		!group.ours && !(local && group.direct) {
+		return nil, nil, &OpenError{Code: wire.OpenUnknown}
+	}
+	return p, group, nil
+}
+
+// A pick goes through the endpoints of a group for one flow, best first.
+type pick struct {
+	g     *Gateway
+	p     *plan
+	group *groupPlan
+	hash  uint64
+	open  bool
+	tried []int
+	buf   [triesMax]int
+}
+
+func (g *Gateway) newPick(p *plan, group *groupPlan, open *wire.Open) *pick {
+	tuple := flow.Tuple{Src: open.Src, Dst: open.Dst, Proto: flow.Proto(open.Proto)}
+	k := &pick{
+		g: g, p: p, group: group, open: open.Flags&wire.OpenFailOpen != 0,
+		hash: steer.Hash(group.listener.Affinity, p.seed, tuple),
+	}
+	k.tried = k.buf[:0]
+	return k
+}
+
+// next returns the next endpoint to try: those in trouble come last. more says whether there is
+// another one after it.
+func (k *pick) next() (e *model.Endpoint, more bool) {
+	if len(k.tried) == triesMax {
+		return nil, false
+	}
+	picker := k.group.picker.Load()
+	skip := func(i int) bool { return slices.Contains(k.tried, i) }
+	i := -1
+	if k.g.trouble.any() {
+		i = picker.Pick(k.hash, k.open, func(i int) bool {
+			return skip(i) || k.g.trouble.has(k.group.ID, k.group.Endpoints[i].ID)
+		})
+	}
+	if i < 0 {
+		i = picker.Pick(k.hash, k.open, skip)
+	}
+	if i < 0 {
+		return nil, false
+	}
+	k.tried = append(k.tried, i)
+	more = len(k.tried) < triesMax && picker.Pick(k.hash, k.open, skip) >= 0
+	return &k.group.Endpoints[i], more
+}
+
+// dial connects a TCP flow to the first endpoint that takes it.
+func (g *Gateway) dial(ctx context.Context, open *wire.Open, local bool) (*net.TCPConn, model.EndpointID, error) {
+	p, group, refusal := g.find(open, local)
+	if refusal != nil {
+		return nil, "", refusal
+	}
+	ctx, cancel := context.WithTimeout(ctx, g.cfg.OpenBudget)
+	defer cancel()
+	last := &OpenError{Code: wire.OpenNoEndpoint}
+	for k := g.newPick(p, group, open); ; {
+		e, more := k.next()
+		if e == nil {
+			return nil, "", last
+		}
+		timeout := g.cfg.DialTimeout
+		if more {
+			timeout /= 2
+		}
+		conn, err := g.dialEndpoint(ctx, k, e, open, timeout)
+		if err == nil {
+			return conn, e.ID, nil
+		}
+		last = &OpenError{Code: codeOf(err), Endpoint: e.ID, Err: fmt.Errorf("dial endpoint %s: %w", e.ID, err)}
+		if ctx.Err() == nil {
+			g.trouble.add(group.ID, e.ID)
+		}
+		g.metrics.dialsFailed.WithLabelValues(last.Code.String()).Inc()
+		if ctx.Err() != nil {
+			return nil, "", last
+		}
+	}
+}
+
+// dialEndpoint connects to one endpoint; a name's addresses are tried one after the other.
+func (g *Gateway) dialEndpoint(ctx context.Context, k *pick, e *model.Endpoint, open *wire.Open,
+	timeout time.Duration) (*net.TCPConn, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	addrs, err := g.addresses(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	port := k.group.EndpointPort(open.Dst.Port())
+	for i := range addrs {
+		// The same flow begins with the same address, so that a name's addresses share the load.
+		to := netip.AddrPortFrom(addrs[(uint64(i)+k.hash)%uint64(len(addrs))], port)
+		if why := k.p.rules.Check(to); why != nil {
+			err = fmt.Errorf("%w: %w", errForbidden, why)
+			continue
+		}
+		var conn *net.TCPConn
+		if conn, err = connect(ctx, e.ClientAddress, open, to); err == nil {
+			return conn, nil
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, err
+}
+
+// addresses returns where an endpoint is.
+func (g *Gateway) addresses(ctx context.Context, e *model.Endpoint) ([]netip.Addr, error) {
+	if addr := e.Addr(); addr.IsValid() {
+		return []netip.Addr{addr}, nil
+	}
+	return g.names.resolve(ctx, e.Host)
+}
+
+// connect connects to an address and says there who the client is, in the way that is wanted.
+func connect(ctx context.Context, mode model.ClientAddressMode, open *wire.Open, to netip.AddrPort) (*net.TCPConn, error) {
+	d := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
+		Enable: true, Idle: keepAliveIdle, Interval: keepAliveInterval, Count: keepAliveCount,
+	}}
+	d.SetMultipathTCP(false)
+	var from netip.AddrPort
+	if mode == model.ClientAddressTransparent {
+		if open.Src.Addr().Is4() != to.Addr().Is4() {
+			return nil, errFamily
+		}
+		from, d.Control = open.Src, transparent
+	}
+	conn, err := d.DialTCP(ctx, "tcp", from, to)
+	if err != nil {
+		return nil, err
+	}
+	var header []byte
+	switch mode {
+	case model.ClientAddressProxyV1:
+		header = proxyproto.AppendV1(nil, open.Src, open.Dst)
+	case model.ClientAddressProxyV2:
+		header = proxyproto.AppendV2(nil, open.Src, open.Dst, false)
+	default:
+		return conn, nil
+	}
+	// It always fits: nothing was written before.
+	if _, err := conn.Write(header); err != nil {
+		pump.Abort(conn)
+		return nil, err
+	}
+	return conn, nil
+}
+
+// transparent lets a socket have an address that is not this machine's, and one that another socket
+// has towards another endpoint.
+func transparent(network, _ string, c syscall.RawConn) error {
+	level, option := unix.SOL_IP, unix.IP_TRANSPARENT
+	if network == "tcp6" {
+		level, option = unix.SOL_IPV6, unix.IPV6_TRANSPARENT
+	}
+	var err error
+	cerr := c.Control(func(fd uintptr) {
+		if err = unix.SetsockoptInt(int(fd), level, option, 1); err == nil {
+			err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("use the client's address: %w", err)
+	}
+	return cerr
+}
+
+// codeOf says what an error of dialling is called on the wire.
+func codeOf(err error) wire.OpenCode {
+	var timeout interface{ Timeout() bool }
+	switch {
+	case errors.Is(err, errForbidden):
+		return wire.OpenForbidden
+	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.ECONNRESET):
+		return wire.OpenRefused
+	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOBUFS),
+		errors.Is(err, unix.ENOMEM), errors.Is(err, unix.EADDRNOTAVAIL), errors.Is(err, unix.EADDRINUSE):
+		return wire.OpenOverloaded
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		return wire.OpenTimeout
+	}
+	return wire.OpenUnreachable
+}
+
+// troubles remembers for a moment which endpoints did not take a connection. It is bounded: when it
+// is full, nothing is added.
+type troubles struct {
+	count atomic.Int32 // len(until), to be read without mu
+
+	mu    sync.Mutex
+	until map[troubleKey]time.Time
+}
+
+type troubleKey struct {
+	group    model.GroupID
+	endpoint model.EndpointID
+}
+
+func (t *troubles) any() bool { return t.count.Load() > 0 }
+
+func (t *troubles) add(group model.GroupID, endpoint model.EndpointID) {
+	now := time.Now()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.until == nil {
+		t.until = map[troubleKey]time.Time{}
+	}
+	for k, until := range t.until {
+		if now.After(until) {
+			delete(t.until, k)
+		}
+	}
+	if len(t.until) < troublesMax {
+		t.until[troubleKey{group, endpoint}] = now.Add(troubleTime)
+	}
+	t.count.Store(int32(len(t.until)))
+}
+
+func (t *troubles) has(group model.GroupID, endpoint model.EndpointID) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	until, ok := t.until[troubleKey{group, endpoint}]
+	if ok && time.Now().After(until) {
+		delete(t.until, troubleKey{group, endpoint})
+		t.count.Store(int32(len(t.until)))
+		return false
+	}
+	return ok
+}

@@ -1,0 +1,105 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+
+	"github.com/nearcast/nearcast/edge/backbone"
+	"github.com/nearcast/nearcast/edge/pump"
+	"github.com/nearcast/nearcast/proto/wire"
+)
+
+// stream is one TCP flow that came over the backbone. What arrives before the endpoint is connected
+// stays in the backbone's stream.
+type stream struct {
+	pump.Pair
+	pump.Entry[*stream]
+	g      *Gateway
+	open   wire.Open
+	ready  atomic.Bool // the endpoint is connected and the edge was told
+	gone   atomic.Bool // counted out
+	ctx    context.Context
+	cancel context.CancelFunc // of dialling
+}
+
+// HandleStream takes a new stream; it is backbone.ServerConfig's.
+func (g *Gateway) HandleStream(s *backbone.Stream, open *wire.Open) backbone.Sink {
+	f := &stream{g: g, open: *open}
+	f.ctx, f.cancel = context.WithCancel(g.ctx)
+	f.Begin(f, &g.running)
+	f.SetStream(s)
+	g.streams.Add(&f.Entry, f)
+	if g.flows.Add(1) > int64(g.cfg.MaxFlows) || !g.start(f.run) {
+		f.leave()
+		g.metrics.refused.WithLabelValues(wire.OpenOverloaded.String()).Inc()
+		s.OpenResult(wire.OpenResult{Code: wire.OpenOverloaded})
+		return refused{}
+	}
+	return f
+}
+
+// run connects the flow and carries the endpoint's bytes.
+func (f *stream) run() {
+	s := f.Stream()
+	conn, endpoint, err := f.g.dial(f.ctx, &f.open, false)
+	if err != nil {
+		f.refuse(s, err)
+		return
+	}
+	if !f.Attach(conn) {
+		return // reset meanwhile
+	}
+	f.g.metrics.opened.Inc()
+	s.OpenResult(wire.OpenResult{Code: wire.OpenOK, Endpoint: string(endpoint)})
+	f.ready.Store(true)
+	s.Resume()
+	f.Copy()
+}
+
+func (f *stream) refuse(s *backbone.Stream, err error) {
+	refusal := &OpenError{Code: wire.OpenUnreachable}
+	errors.As(err, &refusal)
+	if f.Over() {
+		return // the edge has given the flow up, and dialling with it
+	}
+	f.g.metrics.refused.WithLabelValues(refusal.Code.String()).Inc()
+	s.OpenResult(wire.OpenResult{Code: refusal.Code, Endpoint: string(refusal.Endpoint)})
+	f.leave()
+}
+
+// leave counts the flow out, once.
+func (f *stream) leave() bool {
+	if f.gone.Swap(true) {
+		return false
+	}
+	f.cancel()
+	f.g.streams.Remove(&f.Entry)
+	f.g.flows.Add(-1)
+	return true
+}
+
+// Opened is for the other side only.
+func (f *stream) Opened(wire.OpenResult) {}
+
+// Deliver writes to the endpoint.
+func (f *stream) Deliver(p []byte, fin bool) int {
+	if !f.ready.Load() {
+		return 0
+	}
+	return f.Pair.Deliver(p, fin)
+}
+
+// Ended counts the end of the flow.
+func (f *stream) Ended(cause pump.Cause, reason wire.ResetReason) {
+	if f.leave() {
+		f.g.metrics.ended.WithLabelValues(cause.String(), reason.String()).Inc()
+	}
+}
+
+// refused is the sink of a stream that was answered with a refusal: it gets no calls.
+type refused struct{}
+
+func (refused) Opened(wire.OpenResult)       {}
+func (refused) Deliver(p []byte, _ bool) int { return len(p) }
+func (refused) Reset(wire.ResetReason)       {}

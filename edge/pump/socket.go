@@ -1,0 +1,155 @@
+package pump
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Socket is a TCP connection with the system calls that a pump needs beside net's. Reading is for one
+// goroutine at a time, and so is writing; everything else is for any.
+type Socket struct {
+	conn *net.TCPConn
+	raw  syscall.RawConn
+
+	// Arguments and results of try, which is made once so that calling it allocates nothing.
+	out      []byte
+	wrote    int
+	writeErr error
+	try      func(fd uintptr)
+}
+
+// Init makes a Socket of a connection.
+func (s *Socket) Init(conn *net.TCPConn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("use connection: %w", err)
+	}
+	s.conn, s.raw = conn, raw
+	s.try = s.write
+	return nil
+}
+
+// Conn returns the connection.
+func (s *Socket) Conn() *net.TCPConn { return s.conn }
+
+// TryWrite writes as much of p as the kernel takes at once.
+func (s *Socket) TryWrite(p []byte) (n int, err error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	s.out, s.wrote, s.writeErr = p, 0, nil
+	// Control, and not Write: that would wait for whoever waits in AwaitWritable.
+	err = s.raw.Control(s.try)
+	s.out = nil
+	if err == nil {
+		err = s.writeErr
+	}
+	return s.wrote, err
+}
+
+func (s *Socket) write(fd uintptr) {
+	for {
+		n, err := unix.Write(int(fd), s.out)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err == nil: // fewer than all: the socket is full
+			s.wrote = n
+		case err != unix.EAGAIN:
+			s.writeErr = os.NewSyscallError("write", err)
+		}
+		return
+	}
+}
+
+// AwaitWritable waits until the kernel takes bytes again. It fails when the socket is closed.
+func (s *Socket) AwaitWritable() error { return s.raw.Write(writable) }
+
+// writable asks the kernel, because the edge that the poller waits for may have come already.
+func writable(fd uintptr) bool {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+	for {
+		n, err := unix.Poll(fds, 0)
+		if err != unix.EINTR {
+			return n > 0 || err != nil
+		}
+	}
+}
+
+// Read waits for bytes and puts them into the buffer that get returns, which it calls only when there
+// probably are some; put takes back a buffer that was not filled. At the end of the stream err is
+// io.EOF.
+func (s *Socket) Read(get func() []byte, put func([]byte)) (buf []byte, err error) {
+	var rerr error
+	err = s.raw.Read(func(fd uintptr) bool {
+		b := get()
+		n, e := readSome(fd, b)
+		if e == nil && n > 0 {
+			buf = b[:n]
+			return true
+		}
+		put(b)
+		rerr = e
+		return e != unix.EAGAIN
+	})
+	switch {
+	case buf != nil:
+		return buf, nil
+	case err != nil:
+		return nil, err
+	case rerr != nil:
+		return nil, os.NewSyscallError("read", rerr)
+	}
+	return nil, io.EOF
+}
+
+func readSome(fd uintptr, b []byte) (n int, err error) {
+	for {
+		n, err = unix.Read(int(fd), b)
+		if err != unix.EINTR {
+			return n, err
+		}
+	}
+}
+
+// Interrupt makes a Read that waits, and every later one, fail with os.ErrDeadlineExceeded until
+// Proceed is called.
+func (s *Socket) Interrupt() { _ = s.conn.SetReadDeadline(time.Unix(1, 0)) }
+
+// Proceed ends what Interrupt or SetReadDeadline did.
+func (s *Socket) Proceed() { _ = s.conn.SetReadDeadline(time.Time{}) }
+
+// Close ends the connection in good order: what was written still arrives.
+func (s *Socket) Close() { _ = s.conn.Close() }
+
+// Abort ends the connection with a reset.
+func (s *Socket) Abort() { Abort(s.conn) }
+
+// Abort ends a connection with a reset.
+func Abort(conn *net.TCPConn) {
+	_ = conn.SetLinger(0)
+	_ = conn.Close()
+}
+
+// Progress is how far a connection has come.
+type Progress struct {
+	In, Out uint64 // bytes received, and bytes that the other end has acknowledged
+	Dead    bool   // the kernel has given the connection up; nobody reads, so nobody was told
+}
+
+// Progress asks the kernel (TCP_INFO). ok is false when the socket is closed.
+func (s *Socket) Progress() (p Progress, ok bool) {
+	_ = s.raw.Control(func(fd uintptr) {
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err == nil {
+			p, ok = Progress{info.Bytes_received, info.Bytes_acked, info.State == unix.BPF_TCP_CLOSE}, true
+		}
+	})
+	return p, ok
+}
