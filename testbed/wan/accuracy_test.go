@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nearcast/nearcast/testbed/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -22,6 +23,7 @@ func (r *report) add(what, set, got, remark string) {
 }
 
 func TestAccuracy(t *testing.T) {
+	netns.RequireRoot(t, "the accuracy report")
 	var r report
 	r.add("WHAT", "CONFIGURED", "MEASURED", "LATENESS OF THE ENGINE")
 	t.Run("round trips", func(t *testing.T) { accuracyOfDelay(t, &r) })
