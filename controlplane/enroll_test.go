@@ -236,6 +236,21 @@ func TestRenew(t *testing.T) {
 	_, err := n.client(t, c.addr).Renew(t.Context(), &v1.RenewRequest{CertificateRequest: []byte("x")})
 	wantCode(t, "a bad request", err, codes.InvalidArgument)
 
+	key, csr, err := identity.NewRequest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	der := must[[]byte](t)(c.authority.CA().Sign(csr, n.creds.Subject(), time.Nanosecond))
+	if err := n.creds.Update(der, key, n.creds.Roots()); err != nil {
+		t.Fatal(err)
+	}
+	if got := n.sync(t, c.addr, apply).end(t); got != codes.Unauthenticated {
+		t.Errorf("sync with a certificate that has ended: %v", got)
+	}
+	if _, err := renew(); err != nil {
+		t.Errorf("renew a certificate that has ended: %v", err)
+	}
+
 	_, err = o.UpdateNode(t.Context(), &v1.UpdateNodeRequest{Node: &v1.Node{Id: n.id,
 		State: v1.NodeState_NODE_STATE_REVOKED}, UpdateMask: mask("state")})
 	if err != nil {

@@ -5,7 +5,9 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -45,7 +47,7 @@ func freePort(t testing.TB) string {
 
 // testController is a running controller.
 type testController struct {
-	cfg  Config
+	*Controller
 	addr string
 	stop func()
 }
@@ -71,7 +73,7 @@ func start(t testing.TB, change ...func(*Config)) *testController {
 	ended := make(chan error, 1)
 	go func() { ended <- c.Run(ctx) }()
 	var once sync.Once
-	tc := &testController{cfg: cfg, addr: cfg.Listen}
+	tc := &testController{Controller: c, addr: cfg.Listen}
 	tc.stop = func() {
 		once.Do(func() {
 			cancel()
@@ -112,6 +114,7 @@ func eventually(t testing.TB, what string, check func() error) {
 // operator is a client with an operator's token.
 type operator struct {
 	v1.AdminServiceClient
+	conn  *grpc.ClientConn
 	roots []*x509.Certificate
 }
 
@@ -141,7 +144,7 @@ func withToken(t testing.TB, addr string, roots []*x509.Certificate, token strin
 			ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
 			return invoke(ctx, method, req, reply, cc, opts...)
 		}))
-	return &operator{v1.NewAdminServiceClient(cc), roots}
+	return &operator{v1.NewAdminServiceClient(cc), cc, roots}
 }
 
 func dial(t testing.TB, addr string, cfg *tls.Config, opts ...grpc.DialOption) *grpc.ClientConn {
@@ -288,7 +291,9 @@ func (n *testNode) sync(t testing.TB, addr string, answer func(*v1.SnapshotUpdat
 	c := &conversation{NodeService_SyncClient: stream, cancel: cancel}
 	c.cond = sync.NewCond(&c.mu)
 	hello := &v1.Hello{Version: "1.2.3", Protocol: 1, Node: n.node}
-	if err := stream.Send(&v1.NodeMessage{Body: &v1.NodeMessage_Hello{Hello: hello}}); err != nil {
+	// io.EOF: the controller has refused already, and the reader is told why.
+	err := stream.Send(&v1.NodeMessage{Body: &v1.NodeMessage_Hello{Hello: hello}})
+	if err != nil && !errors.Is(err, io.EOF) {
 		t.Fatal(err)
 	}
 	done := make(chan struct{})

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/nearcast/nearcast/controlplane/store"
@@ -41,10 +42,31 @@ type storedOperator struct {
 }
 
 // Operators are the cluster's operators, in its store.
-type Operators struct{ store *store.Store }
+type Operators struct {
+	store *store.Store
+
+	mu     sync.Mutex
+	recent map[string]recentOperator // by name, at most recentMax
+}
+
+// recentOperator is what the store said of an operator a while ago.
+type recentOperator struct {
+	storedOperator
+	seen time.Time
+}
+
+const (
+	// recentFor is how long an operator is known without the store: long enough to look what is wrong
+	// when it has lost its quorum. Nothing can be changed then, so what a deleted operator could do at
+	// worst is to read for this long.
+	recentFor = 10 * time.Minute
+	recentMax = 1000
+)
 
 // NewOperators returns the operators that s holds.
-func NewOperators(s *store.Store) *Operators { return &Operators{store: s} }
+func NewOperators(s *store.Store) *Operators {
+	return &Operators{store: s, recent: map[string]recentOperator{}}
+}
 
 // Create makes an operator and returns his bearer token, which cannot be had again. Errors:
 // ErrExists, and model.FieldErrors about the name or role.
@@ -74,16 +96,44 @@ func (o *Operators) Create(ctx context.Context, name string, role v1.Role) (Oper
 }
 
 // Lookup returns an operator's role and the hash of his secret, or ErrUnknown. It is Config.Operator.
+// While the store is away, it tells what was true up to ten minutes ago.
 func (o *Operators) Lookup(ctx context.Context, name string) (v1.Role, []byte, error) {
 	kv, err := o.store.Get(ctx, operatorsPrefix+name)
-	if errors.Is(err, store.ErrNotFound) {
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		o.remember(name, nil)
 		return 0, nil, ErrUnknown
-	}
-	if err != nil {
+	case err != nil:
+		if known, ok := o.remembered(name); ok {
+			return known.Role, known.SecretHash, nil
+		}
 		return 0, nil, err
 	}
 	_, stored, err := readOperator(kv)
+	if err == nil {
+		o.remember(name, &stored)
+	}
 	return stored.Role, stored.SecretHash, err
+}
+
+func (o *Operators) remember(name string, stored *storedOperator) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if stored == nil {
+		delete(o.recent, name)
+		return
+	}
+	if _, known := o.recent[name]; !known && len(o.recent) >= recentMax {
+		return
+	}
+	o.recent[name] = recentOperator{*stored, time.Now()}
+}
+
+func (o *Operators) remembered(name string) (storedOperator, bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	r, ok := o.recent[name]
+	return r.storedOperator, ok && time.Since(r.seen) < recentFor
 }
 
 // Get returns one operator, or ErrUnknown.

@@ -14,6 +14,8 @@ const (
 	auditWriteTimeout = 5 * time.Second
 	auditPrefix       = "audit/"
 
+	storeAnswerTimeout = 2 * time.Second // a status that says that the store is away must come
+
 	problemsMax      = 100
 	laggingAfter     = 10 * time.Second // a connected node that has not applied the newest snapshot
 	awayAfter        = time.Minute      // before that a node is restarting

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/nearcast/nearcast/controlplane/access"
 	"github.com/nearcast/nearcast/controlplane/catalog"
 	"github.com/nearcast/nearcast/controlplane/enroll"
+	"github.com/nearcast/nearcast/controlplane/store"
 	"github.com/nearcast/nearcast/proto/model"
 	v1 "github.com/nearcast/nearcast/proto/nearcast/v1"
 )
@@ -105,7 +107,11 @@ func (s *service) DeleteOperator(ctx context.Context, req *v1.DeleteRequest) (*e
 }
 
 func (s *service) WhoAmI(ctx context.Context, _ *emptypb.Empty) (*v1.Operator, error) {
-	op, err := s.cfg.Operators.Get(ctx, access.FromContext(ctx).Name)
+	caller := access.FromContext(ctx)
+	op, err := s.cfg.Operators.Get(ctx, caller.Name)
+	if errors.Is(err, store.ErrUnavailable) {
+		return &v1.Operator{Name: caller.Name, Role: caller.Role}, nil // all that is known without it
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -50,6 +50,8 @@ func (s *service) GetStatus(ctx context.Context, _ *emptypb.Empty) (*v1.StatusRe
 	if p.Snapshot != nil {
 		resp.Hash = p.Hash[:]
 	}
+	ctx, cancel := context.WithTimeout(ctx, storeAnswerTimeout)
+	defer cancel()
 	storeErr := s.cfg.Store.Health(ctx)
 	leader := ""
 	if storeErr == nil {
