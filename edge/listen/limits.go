@@ -1,0 +1,26 @@
+package listen
+
+import "time"
+
+const (
+	// portsMaxDefault bounds address × port × protocol on plain sockets, each of which costs one or more
+	// descriptors and, for TCP, a goroutine.
+	portsMaxDefault = 4096
+
+	// manyUDPPorts is from when on a UDP port gets one small socket, and not one a CPU: spreading one
+	// port's load over CPUs matters when there are few.
+	manyUDPPorts    = 64
+	smallRecvBuffer = 1 << 20
+
+	retryEvery  = 5 * time.Second       // for sockets that could not be opened
+	drainAccept = 10 * time.Millisecond // for connections in the backlog of a socket that is closed
+
+	acceptBackoffMin = 5 * time.Millisecond // after "too many open files" and the like, doubled each time
+	acceptBackoffMax = time.Second
+
+	// Keep-alive towards clients finds those that went without a word in three minutes, at the cost of a
+	// packet a minute.
+	keepAliveIdle     = 60 // seconds
+	keepAliveInterval = 30 // seconds
+	keepAliveCount    = 4
+)
