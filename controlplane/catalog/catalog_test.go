@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
 	"github.com/nearcast/nearcast/controlplane/store"
@@ -113,6 +114,13 @@ func refused(t testing.TB, err error, code Code, reason Reason, texts ...string)
 			t.Errorf("%q does not say %q", err, text)
 		}
 	}
+}
+
+// difference is cmp.Diff for configuration.
+func difference(want, got any) string {
+	return cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+		cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+		cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }))
 }
 
 func accelerator(name string) model.Accelerator {

@@ -22,8 +22,12 @@ const (
 )
 
 func (c Code) String() string {
-	return [...]string{"internal", "invalid argument", "not found", "already exists",
-		"failed precondition", "limit exceeded", "aborted", "unavailable"}[c]
+	names := [...]string{"internal", "invalid argument", "not found", "already exists",
+		"failed precondition", "limit exceeded", "aborted", "unavailable"}
+	if c < 0 || int(c) >= len(names) {
+		return fmt.Sprintf("code %d", int(c))
+	}
+	return names[c]
 }
 
 // Reason says which rule an Error is about, where a caller may want to tell one from another. The
