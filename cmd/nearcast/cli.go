@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // env is all that the program takes from outside.
@@ -117,7 +118,8 @@ and who may do what.
 
 Objects are named by their id, or by their name if only one has it. A listener can also be called
 ACCELERATOR:PORT or ACCELERATOR:PORT/PROTOCOL (web:443, web:53/udp), or just ACCELERATOR if it has
-only one; a group LISTENER@REGION (web:443@eu-fra-1, web@eu-fra-1).`,
+only one. Of two with the same port, the one for TCP is meant unless a protocol is said. A group is
+LISTENER@REGION (web:443@eu-fra-1, web@eu-fra-1).`,
 		Example: `  nearcast status
   nearcast accelerator create web --wait
   nearcast listener create --accelerator web --ports 443
@@ -168,9 +170,9 @@ func (c *cli) helpCommand() *cobra.Command {
 		Use: "help [COMMAND]", Short: "Show what a command does", Example: "  nearcast help accelerator create",
 		GroupID: "tool",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			found, _, err := cmd.Root().Find(args)
-			if err != nil {
-				return usageError{err}
+			found, rest, err := cmd.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				return usagef("there is no command %q", strings.Join(args, " "))
 			}
 			return found.Help()
 		},
@@ -196,7 +198,18 @@ func markAll(cmd *cobra.Command) {
 }
 
 // before runs before every command.
-func (c *cli) before(*cobra.Command, []string) error {
+func (c *cli) before(cmd *cobra.Command, _ []string) error {
+	var missing []string
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if f.Annotations[cobra.BashCompOneRequiredFlag] != nil && !f.Changed {
+			missing = append(missing, "--"+f.Name)
+		}
+	})
+	if len(missing) == 1 {
+		return usagef("%s is missing", missing[0])
+	} else if len(missing) > 1 {
+		return usagef("%s are missing", strings.Join(missing, " and "))
+	}
 	if !slices.Contains([]string{"table", "json", "yaml"}, c.flags.output) {
 		return usagef("--output is table, json or yaml, not %q", c.flags.output)
 	}

@@ -274,7 +274,7 @@ func (c *cli) contextList(*cobra.Command, []string) error {
 		all = append(all, shown{e.Name, e.Server, clusterOf(e), e.Name == f.Current})
 	}
 	return showRecords(c, "contexts", all,
-		column[shown]{"", func(s shown) string { return map[bool]string{true: "*", false: " "}[s.Current] }},
+		column[shown]{" ", func(s shown) string { return map[bool]string{true: "*", false: " "}[s.Current] }},
 		column[shown]{"NAME", func(s shown) string { return s.Name }},
 		column[shown]{"CLUSTER", func(s shown) string { return s.Cluster }},
 		column[shown]{"SERVER", func(s shown) string { return s.Server }})
@@ -392,6 +392,7 @@ func (c *cli) contextRemove(_ *cobra.Command, args []string) error {
 			return err
 		}
 		f.Contexts = slices.DeleteFunc(f.Contexts, func(e contextEntry) bool { return e.Name == args[0] })
+		c.note("removed %s", args[0])
 		if f.Current == args[0] {
 			f.Current = ""
 			c.note("it was in use; choose another one: nearcast context use NAME")

@@ -196,6 +196,9 @@ func (s *session) listener(ctx context.Context, ref string) (*pb.Listener, error
 	var found []*pb.Listener
 	var ids []string
 	for _, l := range all {
+		if l.GetAcceleratorId() == a.GetId() && label(a, l) == a.GetName()+strings.TrimPrefix(ref, name) {
+			return l, nil // as lists write it: "web:443" is the one for TCP, though UDP may have 443, too
+		}
 		if l.GetAcceleratorId() == a.GetId() && takes(l, port, protocol) {
 			found = append(found, l)
 			ids = append(ids, fmt.Sprintf("%s (%s %s)", l.GetId(), enumText(l.GetProtocol()), portsText(l.GetPortRanges())))

@@ -129,6 +129,9 @@ func nodesText(nodes []*pb.Node) string {
 }
 
 func acceleratorsText(st *pb.StatusResponse) string {
+	if st.GetAccelerators() == 0 {
+		return "none"
+	}
 	if st.GetAcceleratorsInProgress() == 0 {
 		return fmt.Sprintf("%d, all deployed", st.GetAccelerators())
 	}

@@ -330,10 +330,9 @@ func (p *planner) listeners(path string, a Accelerator, root *Ref) {
 	}
 	extra := p.match(all, have)
 	p.dropListeners(a.Name, extra, root)
-	for _, w := range all { // existing ones first: what they free, new ones may want
-		if w.have != nil {
-			p.settle(listenerStep(a.Name, w, root))
-		}
+	p.collisions(a.Name, all, extra)
+	for _, w := range p.inOrder(all) { // existing ones first: what they free, new ones may want
+		p.settle(listenerStep(a.Name, w, root))
 	}
 	for _, w := range all {
 		self := root
@@ -414,10 +413,11 @@ func (p *planner) groups(accelerator string, w *wanted, listener, root *Ref) {
 // group plans the change of a group that is there.
 func (p *planner) group(label string, g Group, w *wanted, want, have *pb.EndpointGroup, root *Ref) {
 	current := stored(p, label, have, model.EndpointGroupFromProto, model.EndpointGroupToProto)
-	port := current.GetHealthCheck().GetPort()
-	unset := want.GetHealthCheck().GetPort() == 0
-	if unset && (port == firstPort(w.have) || port == firstPort(w.want)) {
-		current.HealthCheck.Port = 0 // "the listener's first" in both
+	// A port that is the listener's first one may be "the listener's first" or said; while that port
+	// stays what it is there is no difference.
+	follows := current.GetHealthCheck().GetPort() == firstPort(w.have) && firstPort(w.have) == firstPort(w.want)
+	if want.GetHealthCheck().GetPort() == 0 && follows {
+		current.HealthCheck.Port = 0
 	}
 	adoptOrder(current.GetPortOverrides(), &want.PortOverrides, overrideText)
 	changes := diff(current, want, withTags(g.Tags, "traffic_dial", "health_check", "port_overrides")...)

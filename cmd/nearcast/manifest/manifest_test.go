@@ -1,0 +1,612 @@
+package manifest
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	pb "github.com/nearcast/nearcast/proto/nearcast/v1"
+)
+
+// full is a file that uses every field.
+const full = `
+regions:
+- {name: eu-fra-1, description: Frankfurt}
+sites:
+- {name: fra, region: eu-fra-1, latitude: 50.11, longitude: 8.68}
+pools:
+- {name: any-a, zone: a, prefixes: [192.0.2.0/24, "2001:db8:a::/48"]}
+- {name: any-b, kind: anycast, zone: b, prefixes: [198.51.100.0/24]}
+- {name: edges, kind: node, sites: [fra]}
+targets:
+- {name: i-1, host: 10.0.0.7, region: eu-fra-1, tags: {env: prod}}
+accelerators:
+- name: web
+  ip_address_type: dual_stack
+  pools: [any-a, any-b]
+  addresses: [192.0.2.10, 198.51.100.10]
+  project: shop
+  tags: {env: prod, empty: ""}
+  listeners:
+  - ports: [443, 8000-8999]
+    affinity: source_ip
+    tcp_idle_timeout: 1h
+    udp_idle_timeout: 10s
+    proxy_protocol_from: [10.0.0.0/8]
+    max_flows: 1000
+    max_flows_per_source: 100
+    tags: {a: b}
+    groups:
+    - region: eu-fra-1
+      traffic_dial: 33.3
+      health_check: {protocol: https, port: 8443, path: /healthz, interval: 10s, timeout: 2s,
+        healthy_threshold: 2, unhealthy_threshold: 4, host: app.example.com, expected_codes: "200,204"}
+      port_overrides: [{listener_port: 443, endpoint_port: 10443}]
+      tags: {c: d}
+      endpoints:
+      - 10.0.0.1
+      - {id: 10.0.0.2, weight: 0, client_address: proxy_v2}
+      - i-1
+    - region: us-iad-1
+      traffic_dial: 0
+      endpoints: []
+  - protocol: udp
+    ports: 443
+    groups: []
+- name: game
+  enabled: false
+  pools: [edges]
+  listeners: []
+`
+
+func mustParse(t testing.TB, text string) *File {
+	t.Helper()
+	f, err := Parse([]byte(text))
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, text)
+	}
+	return f
+}
+
+func mustCompare(t testing.TB, f *File, s *State, o Options) *Plan {
+	t.Helper()
+	p, err := Compare(f, seen(s), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// seen is a state as controllers show it: a health check's port that follows the listener is the port
+// that it comes to.
+func seen(s *State) *State {
+	out := *s
+	out.Groups = nil
+	for _, g := range s.Groups {
+		g = proto.Clone(g).(*pb.EndpointGroup)
+		for _, l := range s.Listeners {
+			if l.Id == g.ListenerId && g.HealthCheck.GetPort() == 0 {
+				g.HealthCheck.Port = firstPort(l)
+			}
+		}
+		out.Groups = append(out.Groups, g)
+	}
+	return &out
+}
+
+// carryOut does in memory what the steps ask of a controller. It demands what a controller does: that
+// parents exist, that nothing below is left at a delete, and that ports of siblings never overlap.
+func carryOut(t testing.TB, s *State, p *Plan) {
+	t.Helper()
+	for _, step := range p.Steps {
+		switch step.Verb {
+		case Create:
+			create(t, s, step)
+		case Update:
+			update(t, s, step)
+		case Delete:
+			remove(t, s, step)
+		}
+		for i, a := range s.Listeners {
+			for _, b := range s.Listeners[:i] {
+				if a.GetAcceleratorId() == b.GetAcceleratorId() && clash(a, b) {
+					t.Fatalf("after %s %s %s two listeners overlap: %v, %v", step.Verb, step.Kind, step.Name, a, b)
+				}
+			}
+		}
+	}
+}
+
+var lastID int
+
+func create(t testing.TB, s *State, step *Step) {
+	lastID++
+	id := fmt.Sprintf("%08x", lastID)
+	switch o := proto.Clone(step.Object).(type) {
+	case *pb.Region:
+		s.Regions = append(s.Regions, o)
+	case *pb.Site:
+		s.Sites = append(s.Sites, o)
+	case *pb.Pool:
+		s.Pools = append(s.Pools, o)
+	case *pb.Target:
+		s.Targets = append(s.Targets, o)
+	case *pb.Accelerator:
+		o.Id = id
+		s.Accelerators = append(s.Accelerators, o)
+	case *pb.Listener:
+		o.Id, o.AcceleratorId = id, step.Parent.ID
+		if !slices.ContainsFunc(s.Accelerators, func(a *pb.Accelerator) bool { return a.Id == o.AcceleratorId }) {
+			t.Fatalf("listener %s has no parent %q", step.Name, o.AcceleratorId)
+		}
+		s.Listeners = append(s.Listeners, o)
+	case *pb.EndpointGroup:
+		o.Id, o.ListenerId = id, step.Parent.ID
+		if !slices.ContainsFunc(s.Listeners, func(l *pb.Listener) bool { return l.Id == o.ListenerId }) {
+			t.Fatalf("group %s has no parent %q", step.Name, o.ListenerId)
+		}
+		s.Groups = append(s.Groups, o)
+	default:
+		t.Fatalf("%T is created", o)
+	}
+	step.Self.ID = id
+}
+
+func update(t testing.TB, s *State, step *Step) {
+	var stored proto.Message
+	find := func(m proto.Message, key string) {
+		if key == step.Self.ID && proto.MessageName(m) == proto.MessageName(step.Object) {
+			stored = m
+		}
+	}
+	for _, o := range s.Sites {
+		find(o, o.Name)
+	}
+	for _, o := range s.Pools {
+		find(o, o.Name)
+	}
+	for _, o := range s.Targets {
+		find(o, o.Name)
+	}
+	for _, o := range s.Accelerators {
+		find(o, o.Id)
+	}
+	for _, o := range s.Listeners {
+		find(o, o.Id)
+	}
+	for _, o := range s.Groups {
+		find(o, o.Id)
+	}
+	if stored == nil || len(step.Mask) == 0 {
+		t.Fatalf("update of %s %s (%v), mask %v", step.Kind, step.Name, step.Self, step.Mask)
+	}
+	for _, field := range step.Mask {
+		fd := stored.ProtoReflect().Descriptor().Fields().ByName(protoreflect.Name(field))
+		if from := step.Object.ProtoReflect(); from.Has(fd) {
+			stored.ProtoReflect().Set(fd, proto.Clone(step.Object).ProtoReflect().Get(fd))
+		} else {
+			stored.ProtoReflect().Clear(fd)
+		}
+	}
+}
+
+func remove(t testing.TB, s *State, step *Step) {
+	before := len(s.Listeners) + len(s.Groups)
+	switch step.Kind {
+	case KindListener:
+		for _, g := range s.Groups {
+			if g.ListenerId == step.Self.ID {
+				t.Fatalf("listener %s is deleted with its group %s", step.Name, g.Region)
+			}
+		}
+		s.Listeners = slices.DeleteFunc(s.Listeners, func(l *pb.Listener) bool { return l.Id == step.Self.ID })
+	case KindGroup:
+		s.Groups = slices.DeleteFunc(s.Groups, func(g *pb.EndpointGroup) bool { return g.Id == step.Self.ID })
+	}
+	if len(s.Listeners)+len(s.Groups) != before-1 {
+		t.Fatalf("delete of %s %s (%v) deleted nothing", step.Kind, step.Name, step.Self)
+	}
+}
+
+// told is a plan in short.
+func told(p *Plan) string {
+	var lines []string
+	for _, s := range p.Steps {
+		line := fmt.Sprintf("%s %s %s", s.Verb, s.Kind, s.Name)
+		if s.Verb == Update {
+			for _, c := range s.Changes {
+				line += fmt.Sprintf(" | %s: %s -> %s", c.Field, c.From, c.To)
+			}
+		}
+		lines = append(lines, line)
+	}
+	for _, l := range p.Left {
+		lines = append(lines, "left "+l)
+	}
+	return strings.Join(lines, "\n")
+}
+
+func TestEverythingIsCreatedOnceAndThenNothingChanges(t *testing.T) {
+	f, s := mustParse(t, full), &State{}
+	p := mustCompare(t, f, s, Options{})
+	if len(p.Steps) != 6+2+2+2 || p.Unchanged != 0 || len(p.Accelerators) != 2 {
+		t.Errorf("%d steps:\n%s", len(p.Steps), told(p))
+	}
+	carryOut(t, s, p)
+	if p.Accelerators[0].ID != s.Accelerators[0].Id {
+		t.Error("the plan does not know the id of what it created")
+	}
+	for _, prune := range []bool{false, true} {
+		p := mustCompare(t, f, s, Options{Prune: prune})
+		if len(p.Steps) != 0 || p.Unchanged != 12 || len(p.Left) != 0 {
+			t.Errorf("a second time (prune %v), %d unchanged:\n%s", prune, p.Unchanged, told(p))
+		}
+	}
+}
+
+func TestExportIsAFileThatChangesNothing(t *testing.T) {
+	s := &State{}
+	carryOut(t, s, mustCompare(t, mustParse(t, full), s, Options{}))
+	text, err := FromState(seen(s)).Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := mustParse(t, string(text))
+	p := mustCompare(t, f, s, Options{Prune: true})
+	if len(p.Steps) != 0 || p.Unchanged != 12 || len(p.Left) != 0 {
+		t.Errorf("the export changes something:\n%s\n%s", told(p), text)
+	}
+	again, err := f.Marshal()
+	if err != nil || string(again) != string(text) {
+		t.Errorf("the export changes when it is read and written: %v\n%s\n%s", err, text, again)
+	}
+	golden(t, "export.yaml", string(text))
+	// Somewhere else it makes the same.
+	other := &State{}
+	carryOut(t, other, mustCompare(t, f, other, Options{}))
+	text2, err := FromState(seen(other)).Marshal()
+	if err != nil || string(text2) != string(text) {
+		t.Errorf("a copy differs: %v\n%s\n%s", err, text, text2)
+	}
+	if one := FromState(s, "web"); len(one.Accelerators) != 1 || one.Pools != nil || one.Regions != nil {
+		t.Errorf("an export of one accelerator has more: %+v", one)
+	}
+}
+
+// golden compares with a file of testdata, or writes it if NEARCAST_UPDATE_GOLDEN is set.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if os.Getenv("NEARCAST_UPDATE_GOLDEN") != "" {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s: got\n%s\nwant\n%s", name, got, want)
+	}
+}
+
+// TestChanges edits the full file by replacing text, and tells what must come of it.
+func TestChanges(t *testing.T) {
+	cases := []struct {
+		name     string
+		from, to string
+		prune    bool
+		want     string
+	}{
+		{"site moves", "latitude: 50.11", "latitude: 51", false, "update site fra | latitude: 50.11 -> 51"},
+		{"pool grows", "[198.51.100.0/24]", "[203.0.113.0/24, 198.51.100.0/24]", false,
+			"update pool any-b | prefixes: 198.51.100.0/24 -> 203.0.113.0/24, 198.51.100.0/24"},
+		{"order of prefixes means nothing", `[192.0.2.0/24, "2001:db8:a::/48"]`, `["2001:db8:a::/48", 192.0.2.0/24]`, false, ""},
+		{"node pool serves everywhere", "kind: node, sites: [fra]", "kind: node", false, "update pool edges | sites: fra -> "},
+		{"target", "host: 10.0.0.7", "host: 10.0.0.8", false, "update target i-1 | host: 10.0.0.7 -> 10.0.0.8"},
+		{"target's tags are not said", ", tags: {env: prod}}", "}", false, ""},
+		{"target's tags go", "tags: {env: prod}}", "tags: {}}", false, "update target i-1 | tags: env=prod -> "},
+		{"enabled is the default", "  enabled: false\n", "", false, "update accelerator game | enabled: false -> true"},
+		{"address type is the default", "  ip_address_type: dual_stack\n", "", false,
+			"update accelerator web | ip_address_type: dual_stack -> ipv4"},
+		{"pools and addresses are not said", "  pools: [any-a, any-b]\n  addresses: [192.0.2.10, 198.51.100.10]\n  project: shop\n",
+			"", false, ""},
+		{"order of addresses means nothing", "[192.0.2.10, 198.51.100.10]", "[198.51.100.10, 192.0.2.10]", false, ""},
+		{"listener's field", "    tcp_idle_timeout: 1h\n", "", false,
+			"update listener web:443 | tcp_idle_timeout: 1h -> 5m40s"},
+		{"ports grow", "[443, 8000-8999]", "[443, 8000-9000]", false,
+			"update listener web:443 | port_ranges: 443, 8000-8999 -> 443, 8000-9000"},
+		{"ports move in part", "[443, 8000-8999]", "[8443, 8500]", false,
+			"update listener web:443 | port_ranges: 443, 8000-8999 -> 8443, 8500\n" +
+				"update group web:8443@us-iad-1 | health_check.port: 443 -> the listener's first"},
+		{"order of ports means nothing", "[443, 8000-8999]", "[8000-8999, 443]", false, ""},
+		{"protocol", "- protocol: udp\n    ports: 443\n    groups: []", "- protocol: udp\n    ports: 444\n    groups: []", false,
+			"create listener web:444/udp\nleft listener web:443/udp"},
+		{"listener goes", "  - protocol: udp\n    ports: 443\n    groups: []\n", "", true, "delete listener web:443/udp"},
+		{"listener stays", "  - protocol: udp\n    ports: 443\n    groups: []\n", "", false, "left listener web:443/udp"},
+		{"dial", "      traffic_dial: 33.3\n", "", false, "update group web:443@eu-fra-1 | traffic_dial: 33.3 -> 100"},
+		{"health check in part", "interval: 10s", "interval: 20s", false,
+			"update group web:443@eu-fra-1 | health_check.interval: 10s -> 20s"},
+		{"health port by default", "port: 8443, ", "", false,
+			"update group web:443@eu-fra-1 | health_check.port: 8443 -> the listener's first"},
+		{"override", "endpoint_port: 10443", "endpoint_port: 11443", false,
+			"update group web:443@eu-fra-1 | port_overrides: 443:10443 -> 443:11443"},
+		{"endpoint changes", "weight: 0,", "weight: 1,", false,
+			"update group web:443@eu-fra-1 | endpoints[10.0.0.2]: weight 0, proxy_v2 -> weight 1, proxy_v2"},
+		{"endpoint comes", "      - i-1\n", "      - i-1\n      - {id: 10.0.0.3, weight: 5}\n", false,
+			"update group web:443@eu-fra-1 | endpoints[10.0.0.3]:  -> weight 5"},
+		{"endpoint stays", "      - i-1\n", "", false, "left endpoint i-1 of web:443@eu-fra-1"},
+		{"endpoint goes", "      - i-1\n", "", true, "update group web:443@eu-fra-1 | endpoints[i-1]: weight 128 -> "},
+		{"order of endpoints means nothing", "      - 10.0.0.1\n      - {id: 10.0.0.2, weight: 0, client_address: proxy_v2}\n",
+			"      - {id: 10.0.0.2, weight: 0, client_address: proxy_v2}\n      - 10.0.0.1\n", true, ""},
+		{"group goes", "    - region: us-iad-1\n      traffic_dial: 0\n      endpoints: []\n", "", true,
+			"delete group web:443@us-iad-1"},
+		{"group stays", "    - region: us-iad-1\n      traffic_dial: 0\n      endpoints: []\n", "", false,
+			"left group web:443@us-iad-1"},
+		{"group comes", "      endpoints: []\n", "      endpoints: []\n    - {region: ap-sin-1}\n", false,
+			"create group web:443@ap-sin-1"},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			if strings.Count(full, c.from) != 1 {
+				t.Fatalf("%q is %d times in the file", c.from, strings.Count(full, c.from))
+			}
+			s := &State{}
+			carryOut(t, s, mustCompare(t, mustParse(t, full), s, Options{}))
+			f := mustParse(t, strings.Replace(full, c.from, c.to, 1))
+			p := mustCompare(t, f, s, Options{Prune: c.prune})
+			if got := told(p); got != c.want {
+				t.Errorf("got\n%s\nwant\n%s", got, c.want)
+			}
+			carryOut(t, s, p)
+			if p := mustCompare(t, f, s, Options{Prune: c.prune}); len(p.Steps) > 0 {
+				t.Errorf("a second time it still changes something:\n%s", told(p))
+			}
+		})
+	}
+}
+
+// TestPruneNeedsAList: what a file does not speak of is never deleted.
+func TestPruneNeedsAList(t *testing.T) {
+	for _, c := range []struct{ name, file, want string }{
+		{"accelerator alone", "accelerators: [{name: web, ip_address_type: dual_stack}]", ""},
+		{"another accelerator", "accelerators: [{name: new, listeners: []}]", "create accelerator new"},
+		{"only a region", "regions: [{name: eu-fra-1}]", ""},
+		{"listener without groups", `accelerators: [{name: game, enabled: false, listeners: []}]`, ""},
+		{"empty list", "accelerators: [{name: web, ip_address_type: dual_stack, listeners: []}]",
+			"delete group web:443@eu-fra-1\ndelete group web:443@us-iad-1\ndelete listener web:443\ndelete listener web:443/udp"},
+		{"null is no list", "accelerators: [{name: web, ip_address_type: dual_stack, listeners: }]", ""},
+		{"groups are not said", "accelerators: [{name: web, ip_address_type: dual_stack, listeners: [{protocol: udp, ports: 443}]}]",
+			"delete group web:443@eu-fra-1\ndelete group web:443@us-iad-1\ndelete listener web:443"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := &State{}
+			carryOut(t, s, mustCompare(t, mustParse(t, full), s, Options{}))
+			p := mustCompare(t, mustParse(t, c.file), s, Options{Prune: true})
+			if got := told(p); got != c.want {
+				t.Errorf("got\n%s\nwant\n%s", got, c.want)
+			}
+			carryOut(t, s, p)
+		})
+	}
+}
+
+func TestListenerById(t *testing.T) {
+	s := &State{
+		Accelerators: []*pb.Accelerator{{Id: "a", Name: "web", Enabled: true}},
+		Listeners: []*pb.Listener{
+			{Id: "l1", AcceleratorId: "a", Protocol: pb.Protocol_PROTOCOL_TCP, PortRanges: []*pb.PortRange{{From: 80, To: 80}}},
+			{Id: "l2", AcceleratorId: "a", Protocol: pb.Protocol_PROTOCOL_TCP, PortRanges: []*pb.PortRange{{From: 443, To: 443}}},
+		},
+	}
+	p := mustCompare(t, mustParse(t, "accelerators: [{name: web, listeners: [{id: l2, ports: 8443}]}]"), s, Options{})
+	want := "update listener web:443 | port_ranges: 443 -> 8443\nleft listener web:80"
+	if told(p) != want || p.Steps[0].Self.ID != "l2" {
+		t.Errorf("got\n%s", told(p))
+	}
+	// One listener for two protocols in place of one: unmistakable.
+	p = mustCompare(t, mustParse(t, "accelerators: [{name: web, listeners: [{protocol: tcp_udp, ports: 443}]}]"), s, Options{})
+	if want := "update listener web:443 | protocol: tcp -> tcp_udp\nleft listener web:80"; told(p) != want {
+		t.Errorf("got\n%s", told(p))
+	}
+}
+
+func TestListenersThatExchangePorts(t *testing.T) {
+	ports := func(n uint32) []*pb.PortRange { return []*pb.PortRange{{From: n, To: n}} }
+	tcp := pb.Protocol_PROTOCOL_TCP
+	s := &State{
+		Accelerators: []*pb.Accelerator{{Id: "a", Name: "web", Enabled: true}},
+		Listeners: []*pb.Listener{
+			{Id: "l1", AcceleratorId: "a", Protocol: tcp, PortRanges: ports(1)},
+			{Id: "l2", AcceleratorId: "a", Protocol: tcp, PortRanges: ports(2)},
+			{Id: "l3", AcceleratorId: "a", Protocol: tcp, PortRanges: ports(3)},
+		},
+	}
+	chain := "accelerators: [{name: web, listeners: [{id: l1, ports: 2}, {id: l2, ports: 3}, {id: l3, ports: 4}]}]"
+	p := mustCompare(t, mustParse(t, chain), s, Options{})
+	if len(p.Steps) != 3 || p.Steps[0].Self.ID != "l3" || p.Steps[2].Self.ID != "l1" {
+		t.Errorf("got\n%s", told(p))
+	}
+	circle := "accelerators: [{name: web, listeners: [{id: l1, ports: 2}, {id: l2, ports: 1}, {id: l3, ports: 3}]}]"
+	if _, err := Compare(mustParse(t, circle), s, Options{}); err == nil || !strings.Contains(err.Error(), "two steps") {
+		t.Errorf("got %v", err)
+	}
+	// Without ids it is the same two listeners as before.
+	p = mustCompare(t, mustParse(t, "accelerators: [{name: web, listeners: [{ports: 2}, {ports: 1}, {ports: 3}]}]"), s, Options{})
+	if len(p.Steps) != 0 {
+		t.Errorf("got\n%s", told(p))
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	s := &State{}
+	carryOut(t, s, mustCompare(t, mustParse(t, full), s, Options{}))
+	s.Accelerators = append(s.Accelerators, &pb.Accelerator{Id: "x1", Name: "twin"}, &pb.Accelerator{Id: "x2", Name: "twin"})
+	for _, c := range []struct{ file, path, says string }{
+		{"accelerators: [{name: 'a b'}]", "accelerators[a b].name", "cannot have"},
+		{"accelerators: [{}]", "accelerators[0].name", "is missing"},
+		{"accelerators: [{name: twin}]", "accelerators[twin].name", "x1, x2"},
+		{"accelerators: [{name: new}, {name: new}]", "accelerators[new]", "twice"},
+		{"accelerators: [{name: web, pools: [edges]}]", "accelerators[web].pools", "are any-a, any-b and cannot be changed"},
+		{"accelerators: [{name: web, ip_address_type: dual_stack, addresses: [192.0.2.11]}]", "accelerators[web].addresses", "cannot be changed"},
+		{"accelerators: [{name: web, project: other}]", "accelerators[web].project", "is shop"},
+		{"accelerators: [{name: n, ip_address_type: ipv6}]", "accelerators[n].ip_address_type", "ipv4, dual_stack"},
+		{"accelerators: [{name: n, listeners: [{}]}]", "accelerators[n].listeners[0].port_ranges", "is empty"},
+		{"accelerators: [{name: n, listeners: [{ports: 443-80}]}]", "accelerators[n].listeners[0].ports", "80-443"},
+		{"accelerators: [{name: n, listeners: [{ports: 0}]}]", "accelerators[n].listeners[0].ports", "not a port"},
+		{"accelerators: [{name: n, listeners: [{ports: 1, protocol: sctp}]}]", "accelerators[n].listeners[0].protocol", "tcp_udp"},
+		{"accelerators: [{name: n, listeners: [{ports: 1-9}, {ports: 5, protocol: tcp_udp}]}]",
+			"accelerators[n].listeners[1].ports", "listeners[0]"},
+		{"accelerators: [{name: web, listeners: [{id: nope, ports: 5}]}]", "accelerators[web].listeners[0].id", "no listener"},
+		{"accelerators: [{name: n, listeners: [{ports: 1, groups: [{region: r, traffic_dial: 101}]}]}]",
+			"accelerators[n].listeners[0].groups[r].traffic_dial", "0 to 100"},
+		{"accelerators: [{name: n, listeners: [{ports: 1, groups: [{region: r}, {region: r}]}]}]",
+			"accelerators[n].listeners[0].groups[r]", "twice"},
+		{"accelerators: [{name: n, listeners: [{ports: 1, groups: [{region: r, endpoints: [a, a]}]}]}]",
+			"accelerators[n].listeners[0].groups[r].endpoints[1].id", "twice"},
+		{"accelerators: [{name: n, listeners: [{ports: 1, groups: [{region: r, endpoints: [{id: a, client_address: x}]}]}]}]",
+			"accelerators[n].listeners[0].groups[r].endpoints[0].client_address", "transparent"},
+		{"accelerators: [{name: n, listeners: [{ports: 1, groups: [{region: r, health_check: {interval: 1h}}]}]}]",
+			"accelerators[n].listeners[0].groups[r].health_check.interval", "5m0s"},
+		{"accelerators: [{name: web, ip_address_type: dual_stack, listeners: [{ports: 443, protocol: tcp_udp}]}]",
+			"accelerators[web].listeners[0].ports", "--prune"},
+		{"pools: [{name: any-a, zone: z, prefixes: [192.0.2.0/24]}]", "pools[any-a].zone", "is a and cannot be changed"},
+		{"pools: [{name: edges, zone: z, prefixes: [203.0.113.0/24]}]", "pools[edges].kind", "cannot be changed"},
+		{"pools: [{name: p, prefixes: [10.0.0.1/8]}]", "pools[p].prefixes[0]", "10.0.0.0/8"},
+		{"sites: [{name: s, region: r, latitude: 91}]", "sites[s].latitude", "-90"},
+		{"regions: [{name: eu-fra-1, description: Elsewhere}]", "regions[eu-fra-1].description", "cannot be changed"},
+		{"targets: [{name: t}]", "targets[t].host", "empty"},
+	} {
+		p, err := Compare(mustParse(t, c.file), s, Options{})
+		if err == nil {
+			t.Errorf("%s: was planned:\n%s", c.file, told(p))
+		} else if !strings.Contains(err.Error(), c.path+": ") || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: want %s … %s, got %v", c.file, c.path, c.says, err)
+		}
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	for _, c := range []struct{ text, says string }{
+		{"", "names nothing"}, {"# nothing\n", "names nothing"}, {"{}", "names nothing"}, {"---\n", "names nothing"},
+		{"accelerators: []", "names nothing"},
+		{"regions: [{name: a}]\n---\nregions: [{name: b}]\n", "more than one document"},
+		{"regions: [{name: a}]\nlistners: []\n", "line 2: field listners is unknown here"},
+		{"regions: [{name: a}]\nregions: [{name: b}]\n", "is there twice"},
+		{"regions:\n- name: a\n  name: b\n", "is there twice"},
+		{"accelerators:\n- name: a\n  listeners:\n  - port: 443\n", "line 4: field port is unknown here"},
+		{"accelerators: {name: a}", "line 1: cannot use map"},
+		{"regions: [", "line 1"},
+		{"accelerators: [{name: a, listeners: [{ports: 1, tcp_idle_timeout: 30}]}]", "with its unit"},
+		{"accelerators: [{name: a, listeners: [{ports: {a: b}}]}]", "cannot use"},
+		{"accelerators: [{name: a, enabled: maybe}]", "cannot use"},
+		{strings.Repeat("#", BytesMax+1), "larger than"},
+	} {
+		_, err := Parse([]byte(c.text))
+		if err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%.60q: %v, want %q", c.text, err, c.says)
+		} else if strings.Contains(err.Error(), "manifest.") || strings.Contains(err.Error(), "yaml:") {
+			t.Errorf("%.60q: speaks of its insides: %v", c.text, err)
+		}
+	}
+}
+
+// TestRandomFiles: from any state to any file, the steps are taken, and then nothing is left to do.
+func TestRandomFiles(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 1))
+	steps, exchanges := 0, 0
+	for range 400 {
+		s := &State{}
+		for range 3 {
+			f := randomFile(rng)
+			p, err := Compare(f, seen(s), Options{Prune: true})
+			if err != nil && strings.Contains(err.Error(), "in two steps") {
+				exchanges++
+				continue
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			steps += len(p.Steps)
+			carryOut(t, s, p)
+			if p = mustCompare(t, f, s, Options{Prune: true}); len(p.Steps) > 0 {
+				text, _ := f.Marshal()
+				t.Fatalf("a second time it still changes something:\n%s\nfile\n%s", told(p), text)
+			}
+			exported := FromState(seen(s))
+			if p = mustCompare(t, exported, s, Options{Prune: true}); len(p.Steps) > 0 {
+				t.Fatalf("the export changes something:\n%s", told(p))
+			}
+		}
+	}
+	if steps < 3000 || exchanges > 60 {
+		t.Errorf("%d steps were taken, %d files wanted an exchange", steps, exchanges)
+	}
+}
+
+func randomFile(rng *rand.Rand) *File {
+	f := &File{}
+	for _, name := range []string{"one", "two"} {
+		a := Accelerator{Name: name, Listeners: []Listener{}}
+		if rng.IntN(3) == 0 {
+			a.Enabled = proto.Bool(false)
+		}
+		at := 1 + rng.IntN(50)
+		for range rng.IntN(4) { // ports of one file never overlap
+			l := Listener{Groups: []Group{}, Protocol: []string{"tcp", "udp", "tcp_udp"}[rng.IntN(3)]}
+			for range 1 + rng.IntN(2) {
+				to := at + rng.IntN(20)
+				l.Ports = append(l.Ports, fmt.Sprintf("%d-%d", at, to))
+				at = to + 1 + rng.IntN(30)
+			}
+			for _, region := range []string{"r1", "r2", "r3"} {
+				if rng.IntN(2) == 0 {
+					continue
+				}
+				g := Group{Region: region, Endpoints: []Endpoint{}}
+				if rng.IntN(2) == 0 {
+					g.HealthCheck = &HealthCheck{Port: uint32(rng.IntN(60)), Path: "/x", Protocol: "http"}
+				}
+				for i := range rng.IntN(3) {
+					g.Endpoints = append(g.Endpoints, Endpoint{ID: fmt.Sprint("10.0.0.", i), Weight: proto.Uint32(rng.Uint32N(3))})
+				}
+				l.Groups = append(l.Groups, g)
+			}
+			a.Listeners = append(a.Listeners, l)
+		}
+		f.Accelerators = append(f.Accelerators, a)
+	}
+	return f
+}
+
+// FuzzParse: whatever a file holds, nothing panics, and what is understood can be written and read again.
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(full))
+	f.Add([]byte("accelerators: [{name: a, listeners: [{ports: [1, 2-3]}]}]"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		file, err := Parse(text)
+		if err != nil {
+			return
+		}
+		_, _ = Compare(file, &State{}, Options{Prune: true})
+		out, err := file.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := Parse(out)
+		if err != nil {
+			t.Fatalf("its own text is refused: %v\n%s", err, out)
+		}
+		out2, err := again.Marshal()
+		if err != nil || string(out2) != string(out) {
+			t.Fatalf("it changes when it is read and written: %v\n%s\n%s", err, out, out2)
+		}
+	})
+}
