@@ -44,3 +44,12 @@ func TestEcho(t *testing.T) {
 	}
 	w.checkClean()
 }
+
+func otherCA(t *testing.T) *identity.CA {
+	t.Helper()
+	ca, err := identity.NewCA("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ca
+}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/nearcast/nearcast/edge/datagram"
 	"github.com/nearcast/nearcast/proto/identity"
 	"github.com/nearcast/nearcast/proto/model"
 	"github.com/nearcast/nearcast/proto/wire"
@@ -27,8 +28,14 @@ type Common struct {
 	// Default: one of MemoryDefault bytes for each.
 	Memory *Memory
 
-	// HandleDatagrams takes the datagram messages that arrive from a peer, from the goroutine that
-	// reads them: it must not block. The messages are valid during the call only. nil: dropped.
+	// Transport carries datagrams by UDP. Give the Pool and the Server of a process the same, and run
+	// it; it must listen on the port number that carriers are accepted on, since that is where peers
+	// send. nil: datagrams ride the carriers.
+	Transport *datagram.Transport
+
+	// HandleDatagrams takes the datagram messages that arrive from a peer, from the goroutines that
+	// read them (several at once): it must not block. The messages are valid during the call only.
+	// nil: dropped.
 	HandleDatagrams func(peer model.NodeID, msgs [][]byte)
 
 	// Window is the credit of a new stream, in bytes, default 4 MiB: it fills 100 Mbit/s × 200 ms

@@ -155,6 +155,7 @@ func (t *tunnel) look(now time.Duration) {
 		t.rttNow.Store(int64(best))
 	}
 	t.judgeLoss(now)
+	t.renewKeys()
 	w.want = w.sizer.decide(sizing{
 		now: now, up: t.up(), busy: busy, loss: w.loss, peerWant: int(t.peerWant.Load()),
 	})

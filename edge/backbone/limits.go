@@ -1,6 +1,10 @@
 package backbone
 
-import "time"
+import (
+	"time"
+
+	"github.com/nearcast/nearcast/proto/wire"
+)
 
 const (
 	windowDefault    = 4 << 20  // 100 Mbit/s × 200 ms is 2.5 MB, and acknowledgements come in steps
@@ -19,9 +23,9 @@ const (
 
 	// MemoryDefault is the size of a Memory that nobody sized.
 	MemoryDefault      = 256 << 20
-	memoryShareDivisor = 8       // of what is free, for one stream
-	smallWrite         = 4 << 10 // bytes that a stream may hold however scarce memory is
-	smallRoom          = 512     // bytes at a chunk's end not worth a frame of their own
+	memoryShareDivisor = 8                            // of what is free, for one stream
+	smallWrite         = 4<<10 - wire.DataHeaderBytes // bytes a stream may hold however scarce memory is: a chunk
+	smallRoom          = 512                          // bytes at a chunk's end not worth a frame of their own
 
 	quantum         = 16 << 10  // bytes a stream may send before it is another's turn: one TLS record
 	batchBytesMax   = 64 << 10  // bytes a carrier takes from its streams at once; later ones cannot pass them

@@ -83,7 +83,7 @@ func (s *Stream) deliver(p []byte) (n int) {
 	s.taken += uint64(n)
 	s.finTaken = fin && n == len(p)
 	s.win.consumed(n, uint32(s.t.env.WindowMax), s.t.rtt(), s.t.env.now)
-	if s.taken-s.acked >= s.win.ackStep() {
+	if s.taken-s.acked >= min(s.win.ackStep(), (s.granted-s.acked)/2) {
 		s.needAck = true
 		s.enqueue()
 	} else if !s.lazy {

@@ -130,7 +130,7 @@ func (s *Stream) Write(p []byte) (n int, err error) {
 			s.mu.Unlock()
 			return n, err
 		}
-		take := min(room, len(p))
+		take := min(room, len(p), wire.DataMax) // memory is looked at for each chunk
 		s.out.append(s.t.env.memory, p[:take])
 		s.wrote(take)
 		s.unlock()

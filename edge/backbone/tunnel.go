@@ -194,7 +194,7 @@ func (t *tunnel) join(c *carrier) bool {
 	if tableMissing {
 		t.sendGroups()
 	}
-	t.joinKeys(c)
+	t.askKeys()
 	t.unpark()
 	t.wake()
 	t.changed()

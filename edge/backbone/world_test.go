@@ -66,11 +66,12 @@ func newWorld(t testing.TB, handle func(*Stream, *wire.Open) Sink, options ...op
 			c.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 		}
 	}
+	sc.Listener = w.listen("127.0.0.1:0")
 	for _, o := range options {
 		o(&pc, &sc)
 	}
 	w.serverConfig = sc
-	w.startServer("127.0.0.1:0")
+	w.startServer("")
 	if w.pool, err = NewPool(pc); err != nil {
 		t.Fatal(err)
 	}
@@ -88,14 +89,23 @@ func newWorld(t testing.TB, handle func(*Stream, *wire.Open) Sink, options ...op
 	return w
 }
 
-func (w *world) startServer(addr string) {
+func (w *world) listen(addr string) net.Listener {
+	w.t.Helper()
 	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", addr)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.gateway.BackboneAddresses = []netip.AddrPort{l.Addr().(*net.TCPAddr).AddrPort()}
+	return l
+}
+
+// startServer starts the server, or another one on the address of one that has ended.
+func (w *world) startServer(addr string) {
 	sc := w.serverConfig
-	sc.Listener = l
+	if addr != "" {
+		sc.Listener = w.listen(addr)
+	}
+	w.gateway.BackboneAddresses = []netip.AddrPort{sc.Listener.Addr().(*net.TCPAddr).AddrPort()}
+	var err error
 	if w.server, err = NewServer(sc); err != nil {
 		w.t.Fatal(err)
 	}
