@@ -91,9 +91,9 @@ func (f *stream) Deliver(p []byte, fin bool) int {
 }
 
 // Ended counts the end of the flow.
-func (f *stream) Ended(cause pump.Cause, reason wire.ResetReason) {
+func (f *stream) Ended(end pump.End) {
 	if f.leave() {
-		f.g.metrics.ended.WithLabelValues(cause.String(), reason.String()).Inc()
+		f.g.metrics.ended.WithLabelValues(end.Cause.String(), end.Reason.String()).Inc()
 	}
 }
 

@@ -35,11 +35,16 @@ func (c Cause) String() string {
 	return [...]string{"well", "socket", "stream", "owner"}[c&3]
 }
 
+// End says how a flow ended.
+type End struct {
+	Cause    Cause
+	Reason   wire.ResetReason
+	Progress Progress // of the socket (of a Splice: the first one)
+}
+
 // Owner is told when a flow is over, once. Its socket is closed by then. The call may come from a
 // carrier's reader: it must not block.
-type Owner interface {
-	Ended(cause Cause, reason wire.ResetReason)
-}
+type Owner interface{ Ended(End) }
 
 // Pair joins a socket and a stream until both directions have ended, or either was reset. Its owner
 // embeds it in the stream's sink, calls Begin and then Attach, and starts Copy once the stream is good
@@ -174,6 +179,9 @@ func (p *Pair) sinkEnded() {
 // Reset ends the flow because its stream was reset.
 func (p *Pair) Reset(reason wire.ResetReason) { p.finish(StreamReset, reason) }
 
+// Failed ends the flow because the owner's own reading found the socket reset.
+func (p *Pair) Failed() { p.finish(SocketFailed, wire.ResetByPeer) }
+
 // End ends the flow for a reason of the owner's. Ending what is over does nothing.
 func (p *Pair) End(reason wire.ResetReason) { p.finish(OwnerEnded, reason) }
 
@@ -189,10 +197,12 @@ func (p *Pair) finish(cause Cause, reason wire.ResetReason) {
 	if stream != nil && (cause == SocketFailed || cause == OwnerEnded) {
 		stream.Reset(reason)
 	}
+	end := End{Cause: cause, Reason: reason}
 	if attached {
+		end.Progress, _ = p.Progress()
 		CloseFor(p.conn, cause, reason)
 	}
-	p.owner.Ended(cause, reason)
+	p.owner.Ended(end)
 }
 
 // CloseFor closes a connection as it befits the end of its flow: with a reset, but for those that ended

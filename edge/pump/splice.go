@@ -70,9 +70,10 @@ func (s *Splice) finish(cause Cause, reason wire.ResetReason) {
 	if over {
 		return
 	}
+	progress, _ := s.A.Progress()
 	CloseFor(s.A.conn, cause, reason)
 	CloseFor(s.B.conn, cause, reason)
-	s.owner.Ended(cause, reason)
+	s.owner.Ended(End{cause, reason, progress})
 }
 
 // Pipes lends pipes to Splices. The zero value is ready; Close it when its Splices have ended.

@@ -1,0 +1,167 @@
+package relay
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nearcast/nearcast/edge/flow"
+	"github.com/nearcast/nearcast/edge/pump"
+	"github.com/nearcast/nearcast/edge/steer"
+	"github.com/nearcast/nearcast/proto/wire"
+)
+
+// TCP relays connections. One a process; safe for concurrent use.
+type TCP struct {
+	cfg     Config
+	metrics *tcpMetrics
+	ruling  atomic.Pointer[ruling]
+	admit   admission
+	flows   pump.Registry[*tcpFlow]
+	opening pump.Registry[*attempt]
+	pipes   pump.Pipes
+
+	mu      sync.Mutex // guards closed, and running against it
+	closed  bool
+	running sync.WaitGroup
+	ctx     context.Context // of dialling
+	cancel  context.CancelFunc
+}
+
+// NewTCP returns a TCP that refuses everything until SetTable.
+func NewTCP(cfg Config) (*TCP, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	t := &TCP{cfg: cfg}
+	t.ctx, t.cancel = context.WithCancel(context.Background())
+	t.metrics = newTCPMetrics(t)
+	t.admit.max, t.admit.memory = int64(cfg.MaxFlows), cfg.Memory
+	t.admit.refused = func(reason string) { t.metrics.shed.WithLabelValues(reason).Inc() }
+	return t, t.metrics.register(cfg.Metrics)
+}
+
+// SetTable has new flows go by a table. Flows whose listener is not in it are reset; all others stay
+// where they are.
+func (t *TCP) SetTable(table *steer.Table) {
+	old := t.ruling.Load()
+	r := newRuling(table, old, t.cfg.MaxFlows)
+	t.ruling.Store(r)
+	if old == nil || !lost(old, r) {
+		return
+	}
+	t.flows.Each(func(f *tcpFlow) {
+		if f.listener != nil && table.ListenerByID(f.listener.ID) == nil {
+			f.end(wire.ResetRemoved)
+		}
+	})
+}
+
+// lost reports whether a listener of old is not in r.
+func lost(old, r *ruling) bool {
+	for id := range old.counts {
+		if r.counts[id] == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// Flows returns the number of flows.
+func (t *TCP) Flows() int { return t.flows.Len() }
+
+// Handle takes a connection of a client; it is listen.Config's HandleTCP.
+func (t *TCP) Handle(conn *net.TCPConn) {
+	remote, ok1 := conn.RemoteAddr().(*net.TCPAddr)
+	local, ok2 := conn.LocalAddr().(*net.TCPAddr)
+	if !ok1 || !ok2 {
+		pump.Abort(conn)
+		return
+	}
+	f := &tcpFlow{t: t}
+	f.tuple = flow.Tuple{Src: unmap(remote.AddrPort()), Dst: unmap(local.AddrPort()), Proto: flow.TCP}
+	if !t.begin(f) {
+		pump.Abort(conn)
+		return
+	}
+	f.Begin(f, &t.running)
+	if !f.Attach(conn) {
+		t.admit.leave(f.pass)
+		return
+	}
+	t.flows.Add(&f.Entry, f)
+	if !t.start(f.run) {
+		f.end(wire.ResetShutdown)
+	}
+}
+
+// begin finds the listener of a flow and admits it there.
+func (t *TCP) begin(f *tcpFlow) bool {
+	r := t.ruling.Load()
+	if r == nil {
+		t.admit.refused("no listener")
+		return false
+	}
+	f.listener = r.Listener(f.tuple.Dst, flow.TCP)
+	if f.listener == nil { // its socket is being closed
+		t.admit.refused("no listener")
+		return false
+	}
+	var ok bool
+	f.pass, ok = t.admit.enter(r.counts[f.listener.ID])
+	if !ok {
+		return false
+	}
+	src := f.tuple.Src.Addr()
+	f.proxied = slices.ContainsFunc(f.listener.ProxyProtocolFrom, func(n netip.Prefix) bool { return n.Contains(src) })
+	if !f.proxied && !t.admit.enterSource(&f.pass, sourceOf(f.listener.ID, f.tuple.Src.Addr())) {
+		t.admit.leave(f.pass)
+		return false
+	}
+	return true
+}
+
+// start runs a flow in a goroutine of its own, unless the TCP has ended.
+func (t *TCP) start(f func()) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return false
+	}
+	t.running.Go(f)
+	return true
+}
+
+// Run watches over the flows until ctx ends; then it resets those that are left, and returns when all
+// have ended.
+func (t *TCP) Run(ctx context.Context) error {
+	opens := time.NewTicker(openSweepEvery)
+	defer opens.Stop()
+	idles := time.NewTicker(idleSweepEvery)
+	defer idles.Stop()
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case now := <-opens.C:
+			if t.opening.Len() > 0 {
+				t.opening.Each(func(a *attempt) { a.check(now) })
+			}
+		case now := <-idles.C:
+			pressed := t.admit.memoryUsed() >= memoryReap
+			t.flows.Each(func(f *tcpFlow) { f.checkIdle(now, pressed) })
+		}
+	}
+	t.mu.Lock()
+	t.closed = true
+	t.mu.Unlock()
+	t.cancel()
+	t.flows.Each(func(f *tcpFlow) { f.end(wire.ResetShutdown) })
+	t.running.Wait()
+	t.pipes.Close()
+	return nil
+}

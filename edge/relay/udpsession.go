@@ -1,0 +1,270 @@
+package relay
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nearcast/nearcast/edge/flow"
+	"github.com/nearcast/nearcast/edge/steer"
+	"github.com/nearcast/nearcast/edge/udpio"
+	"github.com/nearcast/nearcast/proto/model"
+	"github.com/nearcast/nearcast/proto/wire"
+)
+
+// udpSession is one flow of datagrams.
+type udpSession struct {
+	// Constant.
+	tuple    flow.Tuple
+	id       uint64
+	listener *steer.Listener
+	pass     pass
+	conn     *udpio.Conn // where its first datagram came in, and answers go out
+	idle     time.Duration
+
+	way      atomic.Pointer[way]
+	active   atomic.Int64 // when a datagram passed, in nanoseconds of UDP.now
+	answered atomic.Bool
+
+	mu    sync.Mutex // guards what follows, and changes of way
+	route steer.Route
+	group steer.Candidate
+	at    int // the gateway of group that is next
+	asked int
+	over  bool
+}
+
+// way is where a session's datagrams go at present.
+type way struct {
+	gateway model.NodeID
+	open    wire.Open
+	known   atomic.Bool // the gateway knows the flow: no Open is needed
+}
+
+// restart chooses the way anew by a ruling. The caller holds mu, or is alone.
+func (s *udpSession) restart(u *UDP, r *ruling) {
+	s.route = r.RouteVia(s.listener, s.tuple)
+	s.group, s.at, s.asked = steer.Candidate{}, 0, 0
+	s.way.Store(nil)
+	s.advance(u)
+}
+
+// advance goes to the next gateway that can be reached, and reports whether there is one. The caller
+// holds mu, or is alone.
+func (s *udpSession) advance(u *UDP) bool {
+	for s.asked < attemptsMax {
+		gw, ok := s.nextGateway(u)
+		if !ok {
+			return false
+		}
+		if peer, _ := u.cfg.Pool.Peer(gw); gw != u.cfg.Self && !peer.Up {
+			continue
+		}
+		s.asked++
+		r := u.ruling.Load()
+		w := &way{gateway: gw, open: openFor(r.Table, s.tuple, &s.group)}
+		s.way.Store(w)
+		return true
+	}
+	return false
+}
+
+// nextGateway goes on through the gateways of the candidates.
+func (s *udpSession) nextGateway(u *UDP) (model.NodeID, bool) {
+	for {
+		if s.group.Group != nil {
+			if s.group.Direct && s.at == 0 {
+				s.at++
+				return u.cfg.Self, true
+			}
+			if gw, ok := s.group.Gateway(s.at); ok && !s.group.Direct {
+				s.at++
+				return gw, true
+			}
+		}
+		var ok bool
+		if s.group, ok = s.route.Next(); !ok {
+			return "", false
+		}
+		s.at = 0
+	}
+}
+
+// tupleShard and idShard are the tables of sessions. A session is in both, or in neither.
+type tupleShard struct {
+	mu sync.Mutex
+	m  map[flow.Tuple]*udpSession
+}
+
+type idShard struct {
+	mu sync.Mutex
+	m  map[uint64]*udpSession
+}
+
+// enter puts a session into the tables, unless its flow has one: it is returned then.
+func (u *UDP) enter(s *udpSession) (other *udpSession) {
+	byTuple := &u.byTuple[s.tuple.Hash(u.seed)%udpShards]
+	byTuple.mu.Lock()
+	defer byTuple.mu.Unlock()
+	if other = byTuple.m[s.tuple]; other != nil {
+		return other
+	}
+	if byTuple.m == nil {
+		byTuple.m = map[flow.Tuple]*udpSession{}
+	}
+	byTuple.m[s.tuple] = s
+	byID := &u.byID[s.id%udpShards]
+	byID.mu.Lock()
+	defer byID.mu.Unlock()
+	if byID.m == nil {
+		byID.m = map[uint64]*udpSession{}
+	}
+	byID.m[s.id] = s
+	return nil
+}
+
+func (u *UDP) byNumber(id uint64) *udpSession {
+	shard := &u.byID[id%udpShards]
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	return shard.m[id]
+}
+
+// which returns the sessions for which f holds. f is called under a shard's lock.
+func (u *UDP) which(f func(*udpSession) bool) (chosen []*udpSession) {
+	for i := range u.byID {
+		shard := &u.byID[i]
+		shard.mu.Lock()
+		for _, s := range shard.m {
+			if f(s) {
+				chosen = append(chosen, s)
+			}
+		}
+		shard.mu.Unlock()
+	}
+	return chosen
+}
+
+// end takes a session out of the tables and tells its gateway, which has a socket to close.
+func (u *UDP) end(s *udpSession, reason wire.ResetReason) {
+	s.mu.Lock()
+	over := s.over
+	s.over = true
+	s.mu.Unlock()
+	if over {
+		return
+	}
+	byTuple := &u.byTuple[s.tuple.Hash(u.seed)%udpShards]
+	byTuple.mu.Lock()
+	byID := &u.byID[s.id%udpShards]
+	byID.mu.Lock()
+	if byTuple.m[s.tuple] == s {
+		delete(byTuple.m, s.tuple)
+		delete(byID.m, s.id)
+	}
+	byID.mu.Unlock()
+	byTuple.mu.Unlock()
+	u.admit.leave(s.pass)
+	u.metrics.ended.WithLabelValues(reason.String()).Inc()
+	if w := s.way.Load(); w != nil {
+		u.send(w.gateway, [][]byte{(&wire.DatagramClose{FlowID: s.id, Reason: reason}).Append(nil)})
+	}
+}
+
+// outBatch collects messages for one gateway.
+type outBatch struct {
+	gateway model.NodeID
+	buf     []byte // messages alias it
+	msgs    [][]byte
+}
+
+var outs = sync.Pool{New: func() any { return &outBatch{buf: make([]byte, 0, udpBufferBytes)} }}
+
+// messageRoom is how much longer than its payload a message can be: an Open has at most 182 bytes with
+// the longest ids.
+const messageRoom = wire.DatagramHeaderBytes + 256
+
+// add puts a client's datagram behind those that wait.
+func (b *outBatch) add(u *UDP, s *udpSession, p *udpio.Packet) {
+	w := s.way.Load()
+	if w == nil {
+		u.drop("no way", 1)
+		return
+	}
+	need := len(p.Data) + messageRoom
+	if w.gateway != b.gateway || len(b.buf)+need > cap(b.buf) {
+		u.flush(b)
+		b.gateway = w.gateway
+		if need > cap(b.buf) {
+			b.buf = make([]byte, 0, udpBufferMax)
+		}
+	}
+	at := len(b.buf)
+	if w.known.Load() {
+		d := wire.Datagram{FlowID: s.id, TOS: p.TOS, Payload: p.Data}
+		b.buf = d.Append(b.buf)
+	} else {
+		d := wire.DatagramOpen{FlowID: s.id, Open: w.open, TOS: p.TOS, Payload: p.Data}
+		b.buf = d.Append(b.buf)
+	}
+	b.msgs = append(b.msgs, b.buf[at:])
+}
+
+// flush sends the messages of a batch.
+func (u *UDP) flush(b *outBatch) {
+	if n := len(b.msgs); n > 0 {
+		u.metrics.in.Add(float64(n))
+		if sent := u.send(b.gateway, b.msgs); sent < n {
+			u.drop("backbone full", n-sent)
+		}
+	}
+	clear(b.msgs)
+	b.gateway, b.buf, b.msgs = "", b.buf[:0], b.msgs[:0]
+}
+
+// send hands messages to a gateway, which may be this node's own.
+func (u *UDP) send(gw model.NodeID, msgs [][]byte) int {
+	if gw == u.cfg.Self {
+		u.cfg.Gateway.HandleDatagrams(gw, msgs)
+		return len(msgs)
+	}
+	return u.cfg.Pool.SendDatagrams(gw, msgs)
+}
+
+// inBatch collects packets that leave by one socket.
+type inBatch struct {
+	session *udpSession // the last one
+	conn    *udpio.Conn
+	pkts    []udpio.Packet
+}
+
+var ins = sync.Pool{New: func() any { return &inBatch{} }}
+
+// add puts an answer behind those that wait.
+func (b *inBatch) add(u *UDP, s *udpSession, data []byte, tos uint8) {
+	if b.conn != s.conn {
+		b.flush(u)
+		b.conn = s.conn
+	}
+	b.session = s
+	b.pkts = append(b.pkts, udpio.Packet{Data: data, Remote: s.tuple.Src, Local: s.tuple.Dst.Addr(), TOS: tos})
+}
+
+// flush sends the packets of a batch. What the kernel does not take at once is dropped.
+func (b *inBatch) flush(u *UDP) {
+	for pkts := b.pkts; len(pkts) > 0; {
+		n, err := b.conn.WriteBatch(pkts)
+		u.metrics.out.Add(float64(n))
+		if pkts = pkts[n:]; err == nil || len(pkts) == 0 {
+			break
+		}
+		if udpio.Full(err) {
+			u.drop("socket full", 1)
+		} else {
+			u.drop("socket failed", 1)
+		}
+		pkts = pkts[1:]
+	}
+	clear(b.pkts)
+	b.session, b.conn, b.pkts = nil, nil, b.pkts[:0]
+}
