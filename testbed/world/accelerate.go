@@ -87,7 +87,7 @@ func (w *World) Accelerate(ctx context.Context, say func(string, ...any)) (*App,
 		}
 	}
 	say("waiting until every node has applied it and the endpoints are healthy")
-	return app, w.settled(ctx)
+	return app, w.Settled(ctx)
 }
 
 // status is the part of `nearcast status -o json` that worlds look at.
@@ -100,8 +100,8 @@ type status struct {
 	Problems               []string `json:"problems"`
 }
 
-// settled waits until nothing is in progress and every endpoint is healthy.
-func (w *World) settled(ctx context.Context) error {
+// Settled waits until no accelerator is in progress and every endpoint is healthy.
+func (w *World) Settled(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	var st status

@@ -22,6 +22,7 @@ const (
 	kindNode
 	kindEndpoint
 	kindController
+	kindSpare
 )
 
 // Host is one machine of the world.
@@ -61,6 +62,9 @@ func (s *Spec) plan() []Host {
 	}
 	for n := range s.Controllers.Count {
 		add(kindController, 1, n+1, controllerName(n), s.Controllers.At)
+	}
+	for n, spare := range s.Spares {
+		add(kindSpare, 1, n+1, spare.Name, spare.At)
 	}
 	return hosts
 }

@@ -33,6 +33,14 @@ type Spec struct {
 	// Cables join machines directly, past the emulated network, for benchmarks that want no delay and
 	// none of the emulator's CPU time. What passes between their ends takes the cable.
 	Cables []CableSpec `json:"cables,omitempty"`
+	// Spares are machines on which nothing runs.
+	Spares []SpareSpec `json:"spares,omitempty"`
+}
+
+// SpareSpec is a machine on which nothing runs.
+type SpareSpec struct {
+	Name string `json:"name"`
+	At   string `json:"at"` // the place where it stands
 }
 
 // CableSpec joins two machines, like "jakarta" and "sin-1".

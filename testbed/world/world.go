@@ -449,3 +449,6 @@ func (w *World) RTT(a, b string) time.Duration {
 	d, _ := w.Spec.rtt(a, b)
 	return d
 }
+
+// CityClients returns the addresses that a city's clients may have besides its host's own.
+func (w *World) CityClients(city string) netip.Prefix { return cityClients(w.hosts[city]) }

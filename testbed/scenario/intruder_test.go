@@ -1,0 +1,207 @@
+package scenario
+
+import (
+	"context"
+	"crypto/rand"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nearcast/nearcast/testbed/load"
+	"github.com/nearcast/nearcast/testbed/world"
+)
+
+// TestIntruders lets machines and operators in that have no business here.
+func TestIntruders(t *testing.T) {
+	// A machine that is plugged in but enrolled as nothing: the spare node of the site.
+	d := raise(t, "main", func(s *world.Spec) { s.Spares = []world.SpareSpec{{Name: "stranger", At: "fra"}} },
+		world.Options{})
+	t.Run("wrong join tokens", d.wrongTokens)
+	t.Run("gossip garbage", d.gossipGarbage)
+	t.Run("backbone without a certificate", d.backboneWithoutCertificate)
+	t.Run("endpoints that point inside", d.forbiddenEndpoints)
+	t.Run("a used-up token", d.usedToken)
+}
+
+// tryToJoin starts a node with a token on the stranger's machine and expects that it gets nowhere:
+// it may end or go on trying, but it must not become a node.
+func (d *deployment) tryToJoin(t *testing.T, token string) {
+	t.Helper()
+	p := d.NodeProcess("stranger", "fra", []string{"edge", "gateway"}, token)
+	if err := os.RemoveAll(filepath.Join(filepath.Dir(p.Log), "stranger")); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(d.ctx, 4*time.Second)
+	defer cancel()
+	if err := p.Ready(ctx); err == nil {
+		t.Error("it became ready")
+	}
+	if err := p.Kill(); err != nil {
+		t.Error(err)
+	}
+	nodes, err := d.CLI(d.ctx, "node", "list")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(nodes, "stranger") {
+		t.Errorf("it became a node:\n%s", nodes)
+	}
+	log, _ := os.ReadFile(p.Log)
+	lines := strings.Split(strings.TrimSpace(string(log)), "\n")
+	t.Logf("it says: %s", lines[len(lines)-1])
+}
+
+func (d *deployment) wrongTokens(t *testing.T) {
+	good, err := d.JoinToken(d.ctx, "fra", "stranger", []string{"edge", "gateway"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	flip := func(i int) string {
+		b := []byte(good)
+		if b[i] == '0' {
+			b[i] = '1'
+		} else {
+			b[i] = '0'
+		}
+		return string(b)
+	}
+	t.Run("another authority", func(t *testing.T) { d.tryToJoin(t, flip(10)) })
+	t.Run("wrong secret", func(t *testing.T) { d.tryToJoin(t, flip(len(good)-1)) })
+	t.Run("no token at all", func(t *testing.T) { d.tryToJoin(t, "NC1nonsense") })
+	other, err := d.JoinToken(d.ctx, "fra", "somebody-else", []string{"edge", "gateway"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Run("for another node", func(t *testing.T) { d.tryToJoin(t, other) })
+}
+
+func (d *deployment) usedToken(t *testing.T) {
+	token, err := d.JoinToken(d.ctx, "fra", "stranger", []string{"edge"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := d.NodeProcess("stranger", "fra", []string{"edge"}, token)
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Ready(d.ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Stop(); err != nil {
+		t.Error(err)
+	}
+	if _, err := d.CLI(d.ctx, "node", "delete", "stranger", "--yes"); err != nil {
+		t.Fatal(err)
+	}
+	d.tryToJoin(t, token)
+}
+
+// gossipGarbage sends packets that no member sent, 10,000 a second for a minute, to every node.
+func (d *deployment) gossipGarbage(t *testing.T) {
+	victims := []string{"sin-1", "fra-1"}
+	before := map[string]float64{}
+	for _, v := range victims {
+		before[v] = metric(t, d.Nodes[v], "process_resident_memory_bytes")
+	}
+	nodesBefore, err := d.CLI(d.ctx, "node", "list")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := d.NS("stranger").ListenPacket(d.ctx, "udp4", netip.MustParseAddrPort("0.0.0.0:0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	sent, begin := 0, time.Now()
+	as := d.steadyRate("jakarta", 50*time.Millisecond, func() { sent = d.spray(c, victims, time.Minute) })
+	t.Logf("%d packets in %.0f s", sent, time.Since(begin).Seconds())
+	say(t, "meanwhile", as)
+	if sent < 400_000 {
+		t.Errorf("only %d packets were sent", sent)
+	}
+	if f := load.Failed(as); len(f) != 0 {
+		t.Errorf("%d new flows failed, the first: %v", len(f), f[0].Err)
+	}
+	for _, v := range victims {
+		after := metric(t, d.Nodes[v], "process_resident_memory_bytes")
+		t.Logf("%s: memory %s before, %s after", v, mib(before[v]), mib(after))
+		if after > before[v]+32<<20 {
+			t.Errorf("%s grew by more than 32 MiB", v)
+		}
+	}
+	nodesAfter, err := d.CLI(d.ctx, "node", "list")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Count(nodesAfter, "\n") != strings.Count(nodesBefore, "\n") {
+		t.Errorf("the nodes changed:\n%s\nbefore:\n%s", nodesAfter, nodesBefore)
+	}
+}
+
+// spray sends random packets at 10,000 a second, in bursts of 100, to the victims in turn.
+func (d *deployment) spray(c *net.UDPConn, victims []string, lasts time.Duration) (sent int) {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	buf := make([]byte, 512)
+	for begin := time.Now(); time.Since(begin) < lasts && d.ctx.Err() == nil; {
+		<-tick.C
+		for i := range 100 {
+			_, _ = rand.Read(buf[:64])
+			to := netip.AddrPortFrom(d.Host(victims[i%len(victims)]).V4, 7445)
+			if _, err := c.WriteToUDPAddrPort(buf[:64+i*4], to); err == nil {
+				sent++
+			}
+		}
+	}
+	return sent
+}
+
+// backboneWithoutCertificate talks to a gateway's backbone port without being a node.
+func (d *deployment) backboneWithoutCertificate(t *testing.T) {
+	to := netip.AddrPortFrom(d.Host("fra-1").V4, 7444).String()
+	ctx, cancel := context.WithTimeout(d.ctx, 10*time.Second)
+	defer cancel()
+	c, err := d.Dial("stranger")(ctx, "tcp", to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	garbage := make([]byte, 4096)
+	_, _ = rand.Read(garbage)
+	_, _ = c.Write(garbage)
+	if _, err := c.Read(make([]byte, 4096)); err == nil {
+		// An alert may come first; the connection must end then.
+		if n, err := c.Read(make([]byte, 4096)); err == nil {
+			t.Errorf("the gateway goes on talking to a stranger: %d bytes", n)
+		}
+	}
+	if _, err := d.fetchFrom("jakarta"); err != nil {
+		t.Errorf("others suffer: %v", err)
+	}
+}
+
+// forbiddenEndpoints asks for endpoints that would turn the gateway against its own network.
+func (d *deployment) forbiddenEndpoints(t *testing.T) {
+	group := d.app.Groups[d.app.TCP+"/eu-fra-1"]
+	cases := []string{
+		"127.0.0.1", "169.254.169.254", "fe80::1", "::1", "224.0.0.1", "0.0.0.0", "255.255.255.255",
+		"::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", d.app.Addresses[0].String(),
+		"198.51.100.15", d.Host("fra-1").V4.String(),
+	}
+	for _, endpoint := range cases {
+		if _, err := d.CLI(d.ctx, "endpoint", "add", group, endpoint); err == nil {
+			t.Errorf("%s was accepted", endpoint)
+			_, _ = d.CLI(d.ctx, "endpoint", "remove", group, endpoint, "--yes")
+		} else if !strings.Contains(err.Error(), "endpoint") {
+			t.Errorf("%s: the error does not name the field: %v", endpoint, err)
+		}
+	}
+}

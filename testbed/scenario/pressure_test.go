@@ -1,0 +1,227 @@
+package scenario
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/net/ipv4"
+
+	"github.com/nearcast/nearcast/testbed/load"
+	"github.com/nearcast/nearcast/testbed/world"
+)
+
+// TestPressure has some clients take more than their share and looks at what the others see.
+func TestPressure(t *testing.T) {
+	d := raise(t, "main", nil, world.Options{NodeArgs: []string{"--memory-max", "512MB"}})
+	t.Run("idle and trickling connections", d.slowloris)
+	t.Run("a million UDP sources", d.udpSources)
+	t.Run("twice the saturating load", d.overload)
+}
+
+// Sizes of the slow-client scenario. A process has at most 20,000 descriptors here, and this one
+// holds the clients' sockets too.
+const (
+	idleClients     = 10_000
+	tricklers       = 3_000
+	trickleInterval = 10 * time.Second
+)
+
+// slowloris: connections that say nothing and connections that say one byte in ten seconds must not
+// slow the others down.
+func (d *deployment) slowloris(t *testing.T) {
+	quiet := d.steadyRate("jakarta", 10*time.Millisecond, func() { time.Sleep(5 * time.Second) })
+	ctx, cancel := context.WithCancel(d.ctx)
+	defer cancel()
+	conns := d.manyConnections(t, idleClients+tricklers, load.PortEcho)
+	defer func() {
+		for _, c := range conns {
+			c.Close()
+		}
+	}()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { trickle(ctx, conns[idleClients:]) })
+	time.Sleep(trickleInterval / 2) // every trickler is somewhere in its interval
+	loaded := d.steadyRate("jakarta", 10*time.Millisecond, func() { time.Sleep(10 * time.Second) })
+	say(t, "alone", quiet)
+	say(t, fmt.Sprintf("beside %d idle and %d trickling connections", idleClients, tricklers), loaded)
+	if f := load.Failed(loaded); len(f) != 0 {
+		t.Errorf("%d new flows failed, the first: %v", len(f), f[0].Err)
+	}
+	before, after := p99(quiet), p99(loaded)
+	t.Logf("p99 %v alone, %v beside them: %.2f ×", before.Round(time.Millisecond), after.Round(time.Millisecond),
+		float64(after)/float64(before))
+	if after > 2*before {
+		t.Errorf("others' p99 is more than twice what it was")
+	}
+}
+
+func p99(as []load.Attempt) time.Duration {
+	var took []time.Duration
+	for _, a := range as {
+		if a.Err == nil {
+			took = append(took, a.Times.Total)
+		}
+	}
+	return load.Quantile(took, 0.99)
+}
+
+// manyConnections opens n connections from many source addresses of the city, some at a time.
+func (d *deployment) manyConnections(t *testing.T, n, port int) []net.Conn {
+	t.Helper()
+	conns, errs := make([]net.Conn, n), make([]error, n)
+	sources := d.CityClients("jakarta")
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range 32 {
+		wg.Go(func() {
+			for i := next.Add(1) - 1; i < int64(n); i = next.Add(1) - 1 {
+				local := netip.AddrPortFrom(nthAddr(sources, int(i%200)+1), 0)
+				ctx, cancel := context.WithTimeout(d.ctx, 30*time.Second)
+				conns[i], errs[i] = d.NS("jakarta").Dial(ctx, "tcp", local, d.at(port))
+				cancel()
+			}
+		})
+	}
+	wg.Wait()
+	failed := 0
+	for i, err := range errs {
+		if err != nil {
+			if failed == 0 {
+				t.Errorf("connection %d: %v", i, err)
+			}
+			failed++
+		}
+	}
+	if failed > 0 {
+		t.Fatalf("%d of %d connections failed", failed, n)
+	}
+	return conns
+}
+
+// nthAddr returns the n-th address of an IPv4 prefix of 16 bits.
+func nthAddr(p netip.Prefix, n int) netip.Addr {
+	b := p.Addr().As4()
+	b[2], b[3] = byte(n>>8), byte(n)
+	return netip.AddrFrom4(b)
+}
+
+// trickle sends one byte on each connection, evenly over the interval, until ctx ends.
+func trickle(ctx context.Context, conns []net.Conn) {
+	tick := time.NewTicker(trickleInterval / time.Duration(len(conns)))
+	defer tick.Stop()
+	for i := 0; ; i = (i + 1) % len(conns) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			_, _ = conns[i].Write([]byte("x"))
+		}
+	}
+}
+
+// udpSources sends one datagram each from a million addresses and ports: tables are bounded, so the
+// node's memory is too, and a real client is still served.
+func (d *deployment) udpSources(t *testing.T) {
+	const sources = 1_000_000
+	edge := d.Nodes["sin-1"]
+	before := metric(t, edge, "process_resident_memory_bytes")
+	prefix := d.CityClients("jakarta")
+	sent, begin := 0, time.Now()
+	for range sources / 60_000 {
+		c, err := d.NS("jakarta").ListenPacket(d.ctx, "udp4", netip.MustParseAddrPort("0.0.0.0:0"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := ipv4.NewPacketConn(c)
+		to := net.UDPAddrFromAddrPort(d.at(load.PortUDP))
+		for n := range 62_500 {
+			cm := &ipv4.ControlMessage{Src: nthAddr(prefix, n+1).AsSlice()}
+			if _, err := p.WriteTo([]byte("one of a million"), cm, to); err == nil {
+				sent++
+			}
+		}
+		c.Close()
+	}
+	took := time.Since(begin)
+	after := metric(t, edge, "process_resident_memory_bytes")
+	t.Logf("%d datagrams from as many sources in %.1f s; the edge's memory went from %s to %s", sent, took.Seconds(),
+		mib(before), mib(after))
+	if sent < sources*9/10 {
+		t.Errorf("only %d were sent", sent)
+	}
+	if after > 512<<20 {
+		t.Errorf("the edge uses more than its cap of 512 MiB")
+	}
+	eventually(t, 40*time.Second, "a real client is served", func() error {
+		ctx, cancel := context.WithTimeout(d.ctx, 2*time.Second)
+		defer cancel()
+		_, err := load.EchoDatagram(ctx, d.Dial("jakarta"), d.at(load.PortUDP), []byte("me too"), time.Second)
+		return err
+	})
+}
+
+// overload doubles the clients that already saturate the machine: what gets done must not fall.
+func (d *deployment) overload(t *testing.T) {
+	goodput := func(clients int, lasts time.Duration) float64 {
+		var done, failed atomic.Int64
+		ctx, cancel := context.WithTimeout(d.ctx, lasts)
+		defer cancel()
+		var wg sync.WaitGroup
+		for range clients {
+			wg.Go(func() {
+				local := netip.AddrPortFrom(nthAddr(d.CityClients("jakarta"), 1+rand.IntN(60_000)), 0)
+				dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+					return d.NS("jakarta").Dial(ctx, network, local, netip.MustParseAddrPort(address))
+				}
+				for ctx.Err() == nil {
+					one, cancel := context.WithTimeout(ctx, 5*time.Second)
+					_, err := load.Fetch(one, dial, d.at(world.ListenHTTP), 10_000)
+					cancel()
+					switch {
+					case err == nil:
+						done.Add(1)
+					case ctx.Err() == nil:
+						failed.Add(1)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		rate := float64(done.Load()) / lasts.Seconds()
+		t.Logf("%4d clients: %.0f downloads/s, %d failed", clients, rate, failed.Load())
+		return rate
+	}
+	peak := 0.0
+	saturating := 0
+	for clients := 50; clients <= 800; clients *= 2 {
+		rate := goodput(clients, 4*time.Second)
+		if rate > peak*1.05 {
+			peak, saturating = max(peak, rate), clients
+		}
+	}
+	twice := goodput(2*saturating, 8*time.Second)
+	t.Logf("saturated by %d clients at %.0f/s; twice as many: %.0f/s, %.0f %% of the peak", saturating, peak, twice,
+		100*twice/peak)
+	// Clients, network emulator, nodes and application share two cores here, so more clients take
+	// time from the nodes themselves; that is why the test's own limit is below the promise of 90 %.
+	if twice < 0.75*peak {
+		t.Errorf("goodput fell to %.0f %% of the peak", 100*twice/peak)
+	}
+	took := eventually(t, 5*time.Second, "it recovers", func() error {
+		got, err := d.fetchFrom("jakarta")
+		if err == nil && got.Total > time.Second {
+			err = fmt.Errorf("a download takes %v", got.Total)
+		}
+		return err
+	})
+	t.Logf("recovered %v after", took.Round(time.Millisecond))
+}
