@@ -88,7 +88,16 @@ func (c *Catalog) Accelerator(ctx context.Context, id model.AcceleratorID) (mode
 
 // ListAccelerators returns a page and the token of the next, empty after the last.
 func (c *Catalog) ListAccelerators(ctx context.Context, p PageOptions) ([]model.Accelerator, string, error) {
-	return list(c, ctx, p, acceleratorsOf, nil, (*objects).acceleratorOut)
+	var revisions map[model.AcceleratorID]uint64
+	out := func(o *objects, a *model.Accelerator) model.Accelerator { // acceleratorOut, for many
+		if revisions == nil {
+			revisions = o.targetRevisions()
+		}
+		shown := acceleratorKind.clone(*a)
+		shown.Revision = max(shown.Revision, revisions[a.ID])
+		return shown
+	}
+	return list(c, ctx, p, acceleratorsOf, nil, out)
 }
 
 func acceleratorsOf(o *objects) *table[model.AcceleratorID, model.Accelerator] {

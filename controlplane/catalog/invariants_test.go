@@ -429,7 +429,25 @@ func (o *randomOps) one(t *testing.T) (string, error) {
 			})
 			return err
 		}},
-		{"delete accelerator", func() error { return c.DeleteAccelerator(ctx, acc, Options{}) }},
+		{"delete accelerator", func() error {
+			if r.IntN(2) == 0 { // with all that is below it
+				for _, l := range s.Listeners {
+					for _, g := range s.Groups {
+						if l.Accelerator == acc && g.Listener == l.ID {
+							_ = c.DeleteGroup(ctx, g.ID, Options{})
+						}
+					}
+					if l.Accelerator == acc {
+						_ = c.DeleteListener(ctx, l.ID, Options{})
+					}
+				}
+				_, _ = c.UpdateAccelerator(ctx, acc, Options{}, func(a *model.Accelerator) error {
+					a.Enabled = false
+					return nil
+				})
+			}
+			return c.DeleteAccelerator(ctx, acc, Options{})
+		}},
 		{"create listener", func() error {
 			l := listener(acc, model.Protocol(1+r.IntN(3)))
 			l.PortRanges = ports()

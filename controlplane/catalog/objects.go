@@ -232,6 +232,20 @@ func (o *objects) acceleratorOut(a *model.Accelerator) model.Accelerator {
 	return out
 }
 
+// targetRevisions is targetsRevision of all groups of each accelerator, in one pass.
+func (o *objects) targetRevisions() map[model.AcceleratorID]uint64 {
+	revisions := map[model.AcceleratorID]uint64{}
+	if o.targets.len() == 0 {
+		return revisions
+	}
+	for g := range o.groups.all() {
+		if l := o.listeners.get(g.Listener); l != nil {
+			revisions[l.Accelerator] = max(revisions[l.Accelerator], o.targetsRevision(g))
+		}
+	}
+	return revisions
+}
+
 // targetsRevision is the revision of the last change to a target that g uses: what lies beside an
 // accelerator changes what nodes do for it, too.
 func (o *objects) targetsRevision(g *model.EndpointGroup) (revision uint64) {
@@ -272,14 +286,10 @@ func (o *objects) state(cluster string) *State {
 		Settings:     settingsKind.clone(o.settings()),
 		GossipKeys:   o.gossip,
 	}
-	revisions := map[model.AcceleratorID]uint64{}
 	for i := range s.Groups {
-		g := &s.Groups[i]
-		if l := o.listeners.get(g.Listener); l != nil {
-			revisions[l.Accelerator] = max(revisions[l.Accelerator], o.targetsRevision(g))
-		}
-		*g = o.groupOut(g)
+		s.Groups[i] = o.groupOut(&s.Groups[i])
 	}
+	revisions := o.targetRevisions()
 	for i := range s.Accelerators {
 		a := &s.Accelerators[i]
 		a.Revision = max(a.Revision, revisions[a.ID])

@@ -105,7 +105,7 @@ func ask(ctx context.Context, to netip.AddrPort, host string, hc model.HealthChe
 	if err != nil {
 		return brief(err)
 	}
-	answer.Body.Close() // unread: the connection is closed with it
+	answer.Body.Close()   // unread: the connection is closed with it
 	if ctx.Err() != nil { // closing the connection made it answer
 		return errors.New("timeout")
 	}
