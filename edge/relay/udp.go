@@ -23,6 +23,7 @@ type UDP struct {
 	admit   admission
 	seed    uint64 // of the shards, so that nobody can choose where his flows go
 	begun   time.Time
+	drained atomic.Bool
 	last    atomic.Uint64 // the number of the last flow
 	byTuple [udpShards]tupleShard
 	byID    [udpShards]idShard
@@ -55,6 +56,9 @@ func (u *UDP) SetTable(table *steer.Table) {
 		u.end(s, wire.ResetRemoved)
 	}
 }
+
+// SetDraining has flows that are new dropped. Those that are there go on.
+func (u *UDP) SetDraining(on bool) { u.drained.Store(on) }
 
 // Flows returns the number of flows.
 func (u *UDP) Flows() int { return int(u.admit.flows.Load()) }
@@ -139,6 +143,9 @@ func (u *UDP) begin(r *ruling, tuple flow.Tuple, conn *udpio.Conn) *udpSession {
 	switch {
 	case l == nil:
 		u.drop("no listener", 1)
+		return nil
+	case u.drained.Load():
+		u.drop("draining", 1)
 		return nil
 	case !answerable(tuple.Src):
 		u.drop("source cannot be answered", 1)
