@@ -114,12 +114,39 @@ func carryOut(t testing.TB, s *State, p *Plan) {
 		case Delete:
 			remove(t, s, step)
 		}
+		for _, g := range s.Groups {
+			checkOverrides(t, s, step, g)
+		}
 		for i, a := range s.Listeners {
 			for _, b := range s.Listeners[:i] {
 				if a.GetAcceleratorId() == b.GetAcceleratorId() && clash(a, b) {
 					t.Fatalf("after %s %s %s two listeners overlap: %v, %v", step.Verb, step.Kind, step.Name, a, b)
 				}
 			}
+		}
+	}
+}
+
+// checkOverrides demands of a group's overrides what a controller does: from a port of the listener, to
+// one that is no listener's, and to one endpoint port from one listener port only.
+func checkOverrides(t testing.TB, s *State, step *Step, g *pb.EndpointGroup) {
+	at := func(id string) *pb.Listener {
+		return s.Listeners[slices.IndexFunc(s.Listeners, func(l *pb.Listener) bool { return l.Id == id })]
+	}
+	own := at(g.ListenerId)
+	for _, o := range g.PortOverrides {
+		bad := !holds(own.PortRanges, o.ListenerPort)
+		for _, l := range s.Listeners {
+			bad = bad || l.AcceleratorId == own.AcceleratorId && holds(l.PortRanges, o.EndpointPort)
+		}
+		for _, other := range s.Groups {
+			for _, x := range other.PortOverrides {
+				bad = bad || at(other.ListenerId).AcceleratorId == own.AcceleratorId &&
+					x.EndpointPort == o.EndpointPort && x.ListenerPort != o.ListenerPort
+			}
+		}
+		if bad {
+			t.Fatalf("after %s %s %s, group %s overrides %v of %v", step.Verb, step.Kind, step.Name, g.Region, o, own)
 		}
 	}
 }
@@ -324,9 +351,8 @@ func TestChanges(t *testing.T) {
 			"update listener web:443 | tcp_idle_timeout: 1h -> 5m40s"},
 		{"ports grow", "[443, 8000-8999]", "[443, 8000-9000]", false,
 			"update listener web:443 | port_ranges: 443, 8000-8999 -> 443, 8000-9000"},
-		{"ports move in part", "[443, 8000-8999]", "[8443, 8500]", false,
-			"update listener web:443 | port_ranges: 443, 8000-8999 -> 8443, 8500\n" +
-				"update group web:8443@us-iad-1 | health_check.port: 443 -> the listener's first"},
+		{"ports move in part", "[443, 8000-8999]", "[443, 8500]", false,
+			"update listener web:443 | port_ranges: 443, 8000-8999 -> 443, 8500"},
 		{"order of ports means nothing", "[443, 8000-8999]", "[8000-8999, 443]", false, ""},
 		{"protocol", "- protocol: udp\n    ports: 443\n    groups: []", "- protocol: udp\n    ports: 444\n    groups: []", false,
 			"create listener web:444/udp\nleft listener web:443/udp"},
@@ -396,6 +422,30 @@ func TestPruneNeedsAList(t *testing.T) {
 			}
 			carryOut(t, s, p)
 		})
+	}
+}
+
+// TestPortsMoveWithTheirOverrides: the first port, an override of it and the health check that follows it
+// move together, and an endpoint port becomes a listener's.
+func TestPortsMoveWithTheirOverrides(t *testing.T) {
+	file := `accelerators: [{name: web, listeners: [{ports: [443, 9000], groups: [
+		{region: r1, endpoints: [], port_overrides: [{listener_port: 443, endpoint_port: 8443}]},
+		{region: r2, endpoints: []}, {region: r3, endpoints: [], port_overrides: [{listener_port: 9000, endpoint_port: 7}]}]}]}]`
+	s := &State{}
+	carryOut(t, s, mustCompare(t, mustParse(t, file), s, Options{}))
+	file = strings.NewReplacer("[443, 9000]", "[8443, 9000]", "443, endpoint_port: 8443", "8443, endpoint_port: 443").Replace(file)
+	p := mustCompare(t, mustParse(t, file), s, Options{})
+	want := `update group web:443@r1 | port_overrides: 443:8443 ->` + " " + `
+update listener web:443 | port_ranges: 443, 9000 -> 8443, 9000
+update group web:8443@r1 | health_check.port: 443 -> the listener's first | port_overrides:  -> 8443:443
+update group web:8443@r2 | health_check.port: 443 -> the listener's first
+update group web:8443@r3 | health_check.port: 443 -> the listener's first`
+	if told(p) != want {
+		t.Errorf("got\n%s\nwant\n%s", told(p), want)
+	}
+	carryOut(t, s, p)
+	if p := mustCompare(t, mustParse(t, file), s, Options{}); len(p.Steps) > 0 {
+		t.Errorf("a second time it still changes something:\n%s", told(p))
 	}
 }
 
@@ -478,6 +528,10 @@ func TestRefusals(t *testing.T) {
 			"accelerators[n].listeners[0].groups[r].health_check.interval", "5m0s"},
 		{"accelerators: [{name: web, ip_address_type: dual_stack, listeners: [{ports: 443, protocol: tcp_udp}]}]",
 			"accelerators[web].listeners[0].ports", "--prune"},
+		{"accelerators: [{name: n, listeners: [{ports: 1, groups: [{region: r, port_overrides: [{listener_port: 2, endpoint_port: 3}]}]}]}]",
+			"accelerators[n].listeners[0].groups[r].port_overrides[0].listener_port", "not a port of the listener"},
+		{"accelerators: [{name: n, listeners: [{ports: 1-2, groups: [{region: r, port_overrides: [{listener_port: 1, endpoint_port: 2}]}]}]}]",
+			"accelerators[n].listeners[0].groups[r].port_overrides[0].endpoint_port", "port of a listener"},
 		{"pools: [{name: any-a, zone: z, prefixes: [192.0.2.0/24]}]", "pools[any-a].zone", "is a and cannot be changed"},
 		{"pools: [{name: edges, zone: z, prefixes: [203.0.113.0/24]}]", "pools[edges].kind", "cannot be changed"},
 		{"pools: [{name: p, prefixes: [10.0.0.1/8]}]", "pools[p].prefixes[0]", "10.0.0.0/8"},
@@ -581,9 +635,38 @@ func randomFile(rng *rand.Rand) *File {
 			}
 			a.Listeners = append(a.Listeners, l)
 		}
+		randomOverrides(rng, &a)
 		f.Accelerators = append(f.Accelerators, a)
 	}
 	return f
+}
+
+// randomOverrides adds overrides that a controller takes.
+func randomOverrides(rng *rand.Rand, a *Accelerator) {
+	var ranges []*pb.PortRange
+	for _, l := range a.Listeners {
+		r, _ := ParsePorts(strings.Join(l.Ports, ","))
+		ranges = append(ranges, r...)
+	}
+	to := map[uint32]uint32{} // from endpoint port to listener port
+	for i := range a.Listeners {
+		own, _ := ParsePorts(strings.Join(a.Listeners[i].Ports, ","))
+		for j := range a.Listeners[i].Groups {
+			g := &a.Listeners[i].Groups[j]
+			for k := range rng.IntN(3) {
+				r := own[k%len(own)]
+				from, end := r.From+rng.Uint32N(r.To-r.From+1), 1+rng.Uint32N(120)
+				clashes := slices.ContainsFunc(g.PortOverrides, func(o PortOverride) bool {
+					return o.ListenerPort == from || o.EndpointPort == end
+				})
+				if before, taken := to[end]; holds(ranges, end) || clashes || taken && before != from {
+					continue
+				}
+				to[end] = from
+				g.PortOverrides = append(g.PortOverrides, PortOverride{from, end})
+			}
+		}
+	}
 }
 
 // FuzzParse: whatever a file holds, nothing panics, and what is understood can be written and read again.

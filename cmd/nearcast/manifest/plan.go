@@ -92,7 +92,8 @@ type Options struct {
 // Compare plans what must change in s so that it is what f says. Errors are model.FieldErrors with
 // paths into the file, like "accelerators[web].listeners[0].ports".
 func Compare(f *File, s *State, o Options) (*Plan, error) {
-	p := &planner{state: s, prune: o.Prune, plan: &Plan{}}
+	p := &planner{state: s, prune: o.Prune, plan: &Plan{},
+		loose: map[string][]*pb.PortOverride{}}
 	p.regions(f.Regions)
 	p.sites(f.Sites)
 	p.pools(f.Pools)
@@ -109,6 +110,8 @@ type planner struct {
 	state *State
 	prune bool
 	plan  *Plan
+	// loose holds, by group id, overrides that an earlier step of the plan leaves.
+	loose map[string][]*pb.PortOverride
 }
 
 // step adds a step.
@@ -305,6 +308,7 @@ type wanted struct {
 	file Listener
 	want *pb.Listener
 	have *pb.Listener // nil: new
+	self *Ref
 }
 
 func (p *planner) listeners(path string, a Accelerator, root *Ref) {
@@ -331,17 +335,19 @@ func (p *planner) listeners(path string, a Accelerator, root *Ref) {
 	extra := p.match(all, have)
 	p.dropListeners(a.Name, extra, root)
 	p.collisions(a.Name, all, extra)
+	p.loosen(a.Name, all, extra, root)
 	for _, w := range p.inOrder(all) { // existing ones first: what they free, new ones may want
 		p.settle(listenerStep(a.Name, w, root))
 	}
 	for _, w := range all {
-		self := root
-		if w.have != nil {
-			self = &Ref{w.have.GetId()}
+		if w.self = root; w.have != nil {
+			w.self = &Ref{w.have.GetId()}
 		} else {
-			self = p.create(KindListener, ListenerLabel(a.Name, w.want), w.want, root, root)
+			w.self = p.create(KindListener, ListenerLabel(a.Name, w.want), w.want, root, root)
 		}
-		p.groups(a.Name, w, self, root)
+	}
+	for _, w := range all {
+		p.groups(a.Name, w, root)
 	}
 }
 
@@ -373,95 +379,4 @@ func (p *planner) dropListeners(accelerator string, extra []*pb.Listener, root *
 
 func (p *planner) delete(kind Kind, name, id string, root *Ref) {
 	p.step(&Step{Verb: Delete, Kind: kind, Name: name, Self: &Ref{id}, Root: root})
-}
-
-func (p *planner) groups(accelerator string, w *wanted, listener, root *Ref) {
-	if w.file.Groups == nil {
-		return
-	}
-	name := ListenerLabel(accelerator, w.want)
-	var have []*pb.EndpointGroup
-	if w.have != nil {
-		for _, g := range p.state.Groups {
-			if g.GetListenerId() == w.have.GetId() {
-				have = append(have, g)
-			}
-		}
-	}
-	for _, g := range have {
-		if slices.ContainsFunc(w.file.Groups, func(f Group) bool { return f.Region == g.GetRegion() }) {
-			continue
-		}
-		if p.prune {
-			p.delete(KindGroup, name+"@"+g.GetRegion(), g.GetId(), root)
-		} else {
-			p.plan.Left = append(p.plan.Left, "group "+name+"@"+g.GetRegion())
-		}
-	}
-	byName(p, w.path+".groups", w.file.Groups, have, func(g Group) string { return g.Region },
-		(*pb.EndpointGroup).GetRegion, func(path string, g Group, have *pb.EndpointGroup, found bool) {
-			want := wantGroup(&p.problems, path, g)
-			label := name + "@" + g.Region
-			if !found {
-				p.create(KindGroup, label, want, listener, root)
-				return
-			}
-			p.group(label, g, w, want, have, root)
-		})
-}
-
-// group plans the change of a group that is there.
-func (p *planner) group(label string, g Group, w *wanted, want, have *pb.EndpointGroup, root *Ref) {
-	current := stored(p, label, have, model.EndpointGroupFromProto, model.EndpointGroupToProto)
-	// A port that is the listener's first one may be "the listener's first" or said; while that port
-	// stays what it is there is no difference.
-	follows := current.GetHealthCheck().GetPort() == firstPort(w.have) && firstPort(w.have) == firstPort(w.want)
-	if want.GetHealthCheck().GetPort() == 0 && follows {
-		current.HealthCheck.Port = 0
-	}
-	adoptOrder(current.GetPortOverrides(), &want.PortOverrides, overrideText)
-	changes := diff(current, want, withTags(g.Tags, "traffic_dial", "health_check", "port_overrides")...)
-	if g.Endpoints != nil {
-		var more []Change
-		want.Endpoints, more = p.endpoints(label, current.GetEndpoints(), want.GetEndpoints())
-		changes = append(changes, more...)
-	}
-	p.settle(&Step{Kind: KindGroup, Name: label, Object: want, Revision: have.GetRevision(),
-		Self: &Ref{have.GetId()}, Root: root, Changes: changes})
-}
-
-// endpoints returns the list that a group is to have: what it has, in its order and changed as the
-// file says, and then what is new.
-func (p *planner) endpoints(group string, have, want []*pb.Endpoint) (list []*pb.Endpoint, changes []Change) {
-	wantByID := map[string]*pb.Endpoint{}
-	for _, e := range want {
-		wantByID[e.GetId()] = e
-	}
-	add := func(e *pb.Endpoint, from, to string) {
-		if from != to {
-			changes = append(changes, Change{"endpoints[" + e.GetId() + "]", from, to})
-		}
-	}
-	for _, e := range have {
-		w := wantByID[e.GetId()]
-		switch {
-		case w != nil:
-			add(e, endpointText(e), endpointText(w))
-			list = append(list, w)
-			delete(wantByID, e.GetId())
-		case p.prune:
-			add(e, endpointText(e), "")
-		default:
-			p.plan.Left = append(p.plan.Left, "endpoint "+e.GetId()+" of "+group)
-			list = append(list, &pb.Endpoint{Id: e.GetId(), Weight: e.Weight, ClientAddress: e.GetClientAddress()})
-		}
-	}
-	for _, e := range want {
-		if wantByID[e.GetId()] != nil {
-			add(e, "", endpointText(e))
-			list = append(list, e)
-			delete(wantByID, e.GetId())
-		}
-	}
-	return list, changes
 }
