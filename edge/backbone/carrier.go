@@ -29,19 +29,19 @@ type carrier struct {
 	leaving    atomic.Bool  // one side has said LEAVE
 	health     health       // the tunnel's watcher owns it, with pongs from the reader
 
-	mu       sync.Mutex
-	cond     sync.Cond // for the writer; L is &mu
-	idle     bool      // the writer waits
-	closed   bool
-	ending   bool // the writer closes when it has written what is in control
-	streams  scheduler[*Stream]
-	control  []byte       // frames that belong to no stream's turn
-	dgrams   ring[[]byte] // DATAGRAM frames
-	dgramLen int          // bytes of them
-	resets   ring[toldReset]
-	fence    uint64 // number of the next PING (edge) or PONG (gateway): see confirmed
-	short    ring[shortEntry]
-	warmLeft int // bytes of padding to send when there is nothing else
+	mu        sync.Mutex
+	cond      sync.Cond // for the writer; L is &mu
+	idle      bool      // the writer waits
+	closed    bool
+	ending    bool // the writer closes when it has written what is in control
+	streams   scheduler[*Stream]
+	control   []byte       // frames that belong to no stream's turn
+	dgrams    ring[[]byte] // DATAGRAM frames
+	dgramLen  int          // bytes of them
+	farewells ring[farewell]
+	fence     uint64 // number of the next PING (edge) or PONG (gateway): see confirmed
+	short     ring[shortEntry]
+	warmLeft  int // bytes of padding to send when there is nothing else
 
 	// The reader's own.
 	last      *Stream // whose frame came last
@@ -51,11 +51,23 @@ type carrier struct {
 	arrived   [][]byte  // datagram messages in the read buffer
 }
 
-// toldReset is a RESET that may be lost with the carrier.
-type toldReset struct {
-	fence  uint64
-	stream uint64
-	reason wire.ResetReason
+// A farewell is the last frame of a stream that is forgotten: a RESET, or the ACK of its end. Nobody
+// could say it again if it were lost with the carrier, so the carrier remembers it until a PING or
+// PONG shows that it was read.
+type farewell struct {
+	fence    uint64
+	stream   uint64
+	consumed uint64 // of an ACK
+	reset    bool
+	reason   wire.ResetReason // of a RESET
+}
+
+func (f *farewell) append(b []byte) []byte {
+	if f.reset {
+		return wire.AppendReset(b, f.stream, f.reason)
+	}
+	a := wire.Ack{Stream: f.stream, Consumed: f.consumed, Limit: f.consumed, Fin: true}
+	return a.Append(b)
 }
 
 // shortEntry is a short stream with something outstanding on the carrier.
@@ -159,18 +171,20 @@ func (c *carrier) finish(last func(b []byte) []byte) {
 	c.cond.Broadcast()
 }
 
-// sendReset adds a RESET and keeps it until it is confirmed. It reports false if the carrier is
-// closed.
-func (c *carrier) sendReset(stream uint64, reason wire.ResetReason) bool {
+// part remembers a farewell, and with say sends it too. It reports false if the carrier is closed.
+func (c *carrier) part(f farewell, say bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
 		return false
 	}
-	c.control = wire.AppendReset(c.control, stream, reason)
-	c.resets.push(toldReset{c.fence, stream, reason})
-	if c.wakes() {
-		c.cond.Signal()
+	f.fence = c.fence
+	c.farewells.push(f)
+	if say {
+		c.control = f.append(c.control)
+		if c.wakes() {
+			c.cond.Signal()
+		}
 	}
 	return true
 }
@@ -178,8 +192,8 @@ func (c *carrier) sendReset(stream uint64, reason wire.ResetReason) bool {
 // confirmed forgets what was sent before the PING or PONG with the number.
 func (c *carrier) confirmed(seq uint64) {
 	c.mu.Lock()
-	for c.resets.n > 0 && c.resets.front().fence <= seq {
-		c.resets.pop()
+	for c.farewells.n > 0 && c.farewells.front().fence <= seq {
+		c.farewells.pop()
 	}
 	c.mu.Unlock()
 }

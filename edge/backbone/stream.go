@@ -25,6 +25,7 @@ type Stream struct {
 	car    *carrier  // what it sends goes there; nil: no carrier is up
 	queued *carrier  // in whose scheduler it stands, if any
 	rouse  *carrier  // to be woken when mu is let go
+	ackOn  *carrier  // carried the last ACK
 	used   uint64    // slots of carriers that carried frames of it, and may die with them unread
 	dataOn uint64    // of them, those that carried bytes that are outstanding
 
@@ -87,14 +88,20 @@ func (s *Stream) ID() uint64 { return s.id }
 func (s *Stream) unlock() {
 	rouse := s.rouse
 	s.rouse = nil
+	var last farewell
+	say := false
 	if s.finAcked && s.finTold && !s.dead {
 		s.end()
 		s.mute = true
+		last = farewell{stream: s.id, consumed: s.taken}
+		say = s.ackOn == nil || !s.ackOn.part(last, false)
+		s.ackOn = nil
 	}
 	gone := s.dead && !s.removed
 	s.removed = s.removed || gone
-	tell, reason := s.tell, s.reason
-	s.tell = false
+	if s.tell {
+		last, say, s.tell = farewell{stream: s.id, reset: true, reason: s.reason}, true, false
+	}
 	s.mu.Unlock()
 	if rouse != nil {
 		rouse.cond.Signal()
@@ -102,8 +109,8 @@ func (s *Stream) unlock() {
 	if gone {
 		s.t.forget(s)
 	}
-	if tell {
-		s.t.sendReset(s.id, reason)
+	if say {
+		s.t.part(last)
 	}
 }
 
@@ -299,6 +306,7 @@ func (s *Stream) emit(c *carrier, b *batch, now time.Duration) {
 	}
 	if s.needAck || s.taken != s.acked {
 		s.emitAck(b)
+		s.ackOn = c
 	}
 	s.needOpen, s.needRes, s.needAck = false, false, false
 	s.used |= 1 << c.slot

@@ -80,7 +80,7 @@ type tunnel struct {
 	slots      uint64        // in use
 	generation uint64        // edge: of the gateway's state; 0: not known yet
 	downSince  time.Duration // since when no carrier is up; meaningful while list is empty
-	unsent     []toldReset   // RESETs for when a carrier is up again
+	unsent     []farewell    // for when a carrier is up again
 	grave      tombstones
 	parts      groupParts
 	groupsOn   *carrier // gateway: who carries the newest table of groups; nil: nobody
@@ -188,8 +188,8 @@ func (t *tunnel) join(c *carrier) bool {
 	t.unsent = nil
 	t.mu.Unlock()
 
-	for _, r := range unsent {
-		t.sendReset(r.stream, r.reason)
+	for _, f := range unsent {
+		t.part(f)
 	}
 	if tableMissing {
 		t.sendGroups()
@@ -203,12 +203,8 @@ func (t *tunnel) join(c *carrier) bool {
 
 // lost is called when a carrier has ended: its streams go elsewhere.
 func (t *tunnel) lost(c *carrier) {
+	t.delist(c)
 	t.mu.Lock()
-	list := slices.DeleteFunc(slices.Clone(t.carriers()), func(o *carrier) bool { return o == c })
-	t.list.Store(&list)
-	if len(list) == 0 {
-		t.downSince = t.env.now()
-	}
 	again := t.groupsOn == c
 	if again {
 		t.groupsOn = nil
@@ -217,12 +213,11 @@ func (t *tunnel) lost(c *carrier) {
 
 	t.streams.each(func(s *Stream) { s.lost(c) })
 	c.mu.Lock()
-	resets := c.resets
-	c.resets, c.streams, c.short = ring[toldReset]{}, scheduler[*Stream]{}, ring[shortEntry]{}
+	farewells := c.farewells
+	c.farewells, c.streams, c.short = ring[farewell]{}, scheduler[*Stream]{}, ring[shortEntry]{}
 	c.mu.Unlock()
-	for resets.n > 0 {
-		r := resets.pop()
-		t.sendReset(r.stream, r.reason)
+	for farewells.n > 0 {
+		t.part(farewells.pop())
 	}
 	if again {
 		t.sendGroups()
@@ -236,25 +231,29 @@ func (t *tunnel) lost(c *carrier) {
 	t.changed()
 }
 
-// sendReset tells the peer that a stream is over, by any carrier, and again if that one dies.
-func (t *tunnel) sendReset(stream uint64, reason wire.ResetReason) {
-	for {
-		c := t.pick(nil)
-		if c == nil {
-			break
-		}
-		if c.sendReset(stream, reason) {
+// part sends the last frame of a stream, by any carrier, and again by another if that one dies.
+func (t *tunnel) part(f farewell) {
+	for c := t.pick(nil); c != nil; c = t.pick(nil) {
+		if c.part(f, true) {
 			return
 		}
-		t.mu.Lock() // it has closed and is about to leave the list
-		list := slices.DeleteFunc(slices.Clone(t.carriers()), func(o *carrier) bool { return o == c })
-		t.list.Store(&list)
-		t.mu.Unlock()
+		t.delist(c) // it has closed, and will be lost in a moment
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.closed {
-		t.unsent = append(t.unsent, toldReset{stream: stream, reason: reason})
+		t.unsent = append(t.unsent, f)
+	}
+}
+
+// delist takes a carrier off the list, so that nobody picks it.
+func (t *tunnel) delist(c *carrier) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	list := slices.DeleteFunc(slices.Clone(t.carriers()), func(o *carrier) bool { return o == c })
+	t.list.Store(&list)
+	if len(list) == 0 {
+		t.downSince = t.env.now()
 	}
 }
 

@@ -317,10 +317,11 @@ func flowOf(m []byte) uint64 {
 
 // TestDatagramsOverCarriers has no UDP at all.
 func TestDatagramsOverCarriers(t *testing.T) {
-	got := make(chan uint64, 1000)
+	got, ready := make(chan uint64, 1000), make(chan struct{})
 	var w *world
 	w = newWorld(t, accept(echo), func(p *PoolConfig, s *ServerConfig) {
 		s.HandleDatagrams = func(peer model.NodeID, msgs [][]byte) {
+			<-ready
 			if peer != "edge-1" {
 				t.Errorf("from %s", peer)
 			}
@@ -334,6 +335,7 @@ func TestDatagramsOverCarriers(t *testing.T) {
 			}
 		}
 	})
+	close(ready)
 	w.waitUp(2)
 	if n := w.pool.SendDatagrams("gw-1", messages(1, 100)); n != 100 {
 		t.Fatalf("took %d", n)
@@ -367,10 +369,10 @@ func TestDatagramsOverCarriers(t *testing.T) {
 // TestDatagramsByUDP keys the channel from the tunnel, and again when the carrier that keyed it
 // dies.
 func TestDatagramsByUDP(t *testing.T) {
-	got := make(chan uint64, 1000)
+	got, ready := make(chan uint64, 1000), make(chan struct{})
 	var w *world
 	w = newWorld(t, accept(echo), func(p *PoolConfig, s *ServerConfig) {
-		s.HandleDatagrams = func(peer model.NodeID, msgs [][]byte) { w.server.SendDatagrams(peer, msgs) }
+		s.HandleDatagrams = func(peer model.NodeID, msgs [][]byte) { <-ready; w.server.SendDatagrams(peer, msgs) }
 		p.HandleDatagrams = func(_ model.NodeID, msgs [][]byte) {
 			for _, m := range msgs {
 				got <- flowOf(m)
@@ -379,6 +381,7 @@ func TestDatagramsByUDP(t *testing.T) {
 		p.Transport = transport(t, "")
 		s.Transport = transport(t, s.Listener.Addr().String())
 	})
+	close(ready)
 	up := func() bool { s, _ := w.pool.Peer("gw-1"); return s.Up && s.UDP }
 	epoch := func() uint32 {
 		return (*w.pool.peers.Load())["gw-1"].tunnel.Load().keys.channel.Load().Stats().Epoch

@@ -3,6 +3,7 @@ package backbone
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
@@ -123,6 +124,7 @@ func (w *world) startServer(addr string) {
 }
 
 func (w *world) stop() {
+	w.describe()
 	w.net.heal()
 	w.stopPool()
 	<-w.poolDone
@@ -427,6 +429,43 @@ func (c *faultyConn) Close() error {
 	c.cond.Broadcast()
 	c.mu.Unlock()
 	return c.TCPConn.Close()
+}
+
+// describe says what a stream is waiting for.
+func (s *Stream) describe() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	car := "none"
+	if s.car != nil {
+		car = fmt.Sprintf("%d (stalled %v)", s.car.number, s.car.stalled.Load())
+	}
+	return fmt.Sprintf("stream %d opener %v carrier %s queued %v; base %d next %d end %d limit %d; taken %d acked %d; "+
+		"held %d+%d blocked %v busy %v dropped %v back %v/%v; fin queued %v sent %v acked %v known %v taken %v told %v; "+
+		"opened %v mute %v dead %v need open %v result %v ack %v lazy %v", s.id, s.isOpener, car, s.queued != nil,
+		s.out.base, s.out.next, s.out.end, s.out.limit, s.taken, s.acked, s.out.held, s.in.held, s.blocked, s.busy,
+		s.dropped, s.sendBack, s.awaitBack, s.finQueued, s.finSent, s.finAcked, s.finKnown, s.finTaken, s.finTold,
+		s.opened, s.mute, s.dead, s.needOpen, s.needRes, s.needAck, s.lazy)
+}
+
+// describe logs the streams that are left at both sides, when a test has failed.
+func (w *world) describe() {
+	if !w.t.Failed() {
+		return
+	}
+	tunnels := w.server.all()
+	for _, p := range *w.pool.peers.Load() {
+		tunnels = append(tunnels, p.tunnel.Load())
+	}
+	for _, t := range tunnels {
+		n := 0
+		t.streams.each(func(s *Stream) {
+			if n++; n <= 10 {
+				w.t.Log(s.describe())
+			}
+		})
+		w.t.Logf("tunnel client %v: %d streams, %d carriers, memory %d", t.client, n, len(t.carriers()),
+			t.env.memory.Used())
+	}
 }
 
 // checkClean waits until no stream is left and all memory was given back.
