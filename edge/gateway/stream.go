@@ -17,7 +17,7 @@ type stream struct {
 	pump.Entry[*stream]
 	g      *Gateway
 	open   wire.Open
-	ready  atomic.Bool // the endpoint is connected and the edge was told
+	gate   pump.Gate   // open when the endpoint is connected and the edge was told
 	gone   atomic.Bool // counted out
 	ctx    context.Context
 	cancel context.CancelFunc // of dialling
@@ -52,7 +52,9 @@ func (f *stream) run() {
 	}
 	f.g.metrics.opened.Inc()
 	s.OpenResult(wire.OpenResult{Code: wire.OpenOK, Endpoint: string(endpoint)})
-	f.ready.Store(true)
+	if f.gate.Open() {
+		f.Pair.Deliver(nil, true)
+	}
 	s.Resume()
 	f.Copy()
 }
@@ -84,7 +86,7 @@ func (f *stream) Opened(wire.OpenResult) {}
 
 // Deliver writes to the endpoint.
 func (f *stream) Deliver(p []byte, fin bool) int {
-	if !f.ready.Load() {
+	if !f.gate.Pass(p, fin) {
 		return 0
 	}
 	return f.Pair.Deliver(p, fin)

@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"sync/atomic"
 	"time"
 
 	"github.com/nearcast/nearcast/edge/backbone"
@@ -24,8 +23,8 @@ type attempt struct {
 	group steer.Candidate
 	at    int
 
-	ready atomic.Bool // the flow knows the stream: bytes may be delivered
-	down  time.Time   // since when the gateway was seen down; the sweep's own
+	gate pump.Gate // open when the flow knows the stream
+	down time.Time // since when the gateway was seen down; the sweep's own
 
 	// Guarded by f.mu.
 	stream *backbone.Stream // nil until it has been opened
@@ -74,7 +73,7 @@ func (f *tcpFlow) interrupt() {
 
 // Deliver writes to the client.
 func (a *attempt) Deliver(p []byte, fin bool) int {
-	if !a.ready.Load() {
+	if !a.gate.Pass(p, fin) {
 		return 0
 	}
 	return a.f.Deliver(p, fin)

@@ -168,7 +168,9 @@ func (f *tcpFlow) askGateway(a *attempt, t *steer.Table) outcome {
 		s.Reset(wire.ResetCancelled)
 		return ended
 	}
-	a.ready.Store(true)
+	if a.gate.Open() {
+		a.Deliver(nil, true)
+	}
 	s.Resume()
 	return f.exchange(a, s)
 }
