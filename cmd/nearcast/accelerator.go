@@ -38,8 +38,8 @@ func (c *cli) acceleratorCreate() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use: "create NAME", Short: "Create an accelerator",
-		Long: "Create an accelerator. Its addresses come from two anycast pools of different zones, or it lies on\n" +
-			"one node pool, where each node's own addresses serve. Without --pool they are chosen.",
+		Long: "Create an accelerator. Its addresses come from two anycast pools of different zones, or it lies\n" +
+			"on one node pool, where each node's own addresses serve. Without --pool they are chosen.",
 		Example: "  nearcast accelerator create web --wait\n" +
 			"  nearcast accelerator create web --pool anycast-a --pool anycast-b --dual-stack --tag env=prod\n" +
 			"  nearcast accelerator create game --pool edges",
@@ -64,7 +64,8 @@ func (c *cli) acceleratorCreate() *cobra.Command {
 	f.BoolVar(&dual, "dual-stack", false, "IPv6 addresses, too")
 	f.BoolVar(&disabled, "disabled", false, "take no traffic yet")
 	f.StringVar(&a.Project, "project", "", "whose it is (default \"default\")")
-	f.StringVar(&req.IdempotencyToken, "idempotency-token", "", "a `word` of your own: the same create sent again makes no second one")
+	f.StringVar(&req.IdempotencyToken, "idempotency-token", "",
+		"a `word` of your own: the same create sent again makes no second one")
 	addTags(cmd, &tags)
 	c.addWait(cmd)
 	mustComplete(cmd, "pool", c.completePools())
@@ -188,9 +189,11 @@ func (c *cli) acceleratorUpdate() *cobra.Command {
 		rev  uint64
 	)
 	cmd := &cobra.Command{
-		Use: "update ACCELERATOR", Aliases: []string{"set"}, Short: "Change an accelerator's name or address families",
-		Example: "  nearcast accelerator update web --name shop\n  nearcast accelerator update web --dual-stack --wait",
-		Args:    exactly("ACCELERATOR"), ValidArgsFunction: first(c.completeAccelerators()),
+		Use: "update ACCELERATOR", Aliases: []string{"set"},
+		Short: "Change an accelerator's name or address families",
+		Example: "  nearcast accelerator update web --name shop\n" +
+			"  nearcast accelerator update web --dual-stack --wait",
+		Args: exactly("ACCELERATOR"), ValidArgsFunction: first(c.completeAccelerators()),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			mask := changed(cmd, map[string]string{"name": "name", "dual-stack": "ip_address_type"})
 			if len(mask) == 0 {
@@ -222,7 +225,8 @@ func (c *cli) acceleratorSwitch(use, short string, on bool) *cobra.Command {
 	return cmd
 }
 
-func (c *cli) updateAccelerator(ctx context.Context, ref string, a *pb.Accelerator, mask []string, rev uint64) error {
+func (c *cli) updateAccelerator(ctx context.Context, ref string, a *pb.Accelerator, mask []string,
+	rev uint64) error {
 	return c.changeAccelerator(ctx, func(ctx context.Context, s *session) (*pb.Accelerator, error) {
 		found, err := s.accelerator(ctx, ref)
 		if err != nil {
@@ -236,7 +240,8 @@ func (c *cli) updateAccelerator(ctx context.Context, ref string, a *pb.Accelerat
 }
 
 // changeAccelerator makes a change, waits if that is wanted, and prints what has become of it.
-func (c *cli) changeAccelerator(ctx context.Context, change func(context.Context, *session) (*pb.Accelerator, error)) error {
+func (c *cli) changeAccelerator(ctx context.Context, change func(context.Context, *session) (*pb.Accelerator,
+	error)) error {
 	s, err := c.admin()
 	if err != nil {
 		return err
@@ -262,7 +267,8 @@ func (c *cli) acceleratorDelete() *cobra.Command {
 		rev     uint64
 	)
 	cmd := &cobra.Command{
-		Use: "delete ACCELERATOR", Aliases: []string{"rm"}, Short: "Delete an accelerator; its addresses become free",
+		Use: "delete ACCELERATOR", Aliases: []string{"rm"},
+		Short:   "Delete an accelerator; its addresses become free",
 		Example: "  nearcast accelerator delete web\n  nearcast accelerator delete web --cascade --yes",
 		Args:    exactly("ACCELERATOR"), ValidArgsFunction: first(c.completeAccelerators()),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -302,7 +308,8 @@ func (c *cli) deleteTree(ctx context.Context, s *session, a *pb.Accelerator) err
 	}
 	if a.GetEnabled() {
 		_, err := s.UpdateAccelerator(ctx, &pb.UpdateAcceleratorRequest{
-			Accelerator: &pb.Accelerator{Id: a.GetId()}, UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"enabled"}},
+			Accelerator: &pb.Accelerator{Id: a.GetId()},
+			UpdateMask:  &fieldmaskpb.FieldMask{Paths: []string{"enabled"}},
 		})
 		if err := c.done(err, "disabled accelerator %s", a.GetName()); err != nil {
 			return err
@@ -369,7 +376,8 @@ func addTags(cmd *cobra.Command, tags *[]string) {
 
 // tagCommand makes "tag" for one kind of object.
 func (c *cli) tagCommand(
-	what, like string, complete cobra.CompletionFunc, find func(context.Context, *session, string) (string, error),
+	what, like string, complete cobra.CompletionFunc, find func(context.Context, *session, string) (string,
+		error),
 ) *cobra.Command {
 	return &cobra.Command{
 		Use: "tag " + what + " KEY=VALUE…", Short: "Set tags; others stay",
@@ -396,7 +404,8 @@ func (c *cli) tagCommand(
 
 // untagCommand makes "untag" for one kind of object.
 func (c *cli) untagCommand(
-	what, like string, complete cobra.CompletionFunc, find func(context.Context, *session, string) (string, error),
+	what, like string, complete cobra.CompletionFunc, find func(context.Context, *session, string) (string,
+		error),
 ) *cobra.Command {
 	return &cobra.Command{
 		Use: "untag " + what + " KEY…", Short: "Remove tags",

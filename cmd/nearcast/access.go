@@ -16,7 +16,8 @@ import (
 func (c *cli) tokenCommand() *cobra.Command {
 	type col = column[*pb.JoinToken]
 	return c.noun("token", "Join tokens, which let machines become nodes",
-		"  nearcast token create --site fra --edge --gateway --single-use\n  nearcast token list", []string{"tokens"},
+		"  nearcast token create --site fra --edge --gateway --single-use\n  nearcast token list",
+		[]string{"tokens"},
 		c.tokenCreate(),
 		listCommand(c, "List the join tokens, without their secrets", "nearcast token list", (*session).tokens,
 			func(all []*pb.JoinToken) error {
@@ -72,10 +73,11 @@ func (c *cli) tokenCreate() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use: "create", Short: "Make a join token; it is printed once",
-		Long: "Make a join token and print it. It is shown this once: keep it, or make another one. With neither\n" +
-			"--edge nor --gateway it allows both.",
+		Long: "Make a join token and print it. It is shown this once: keep it, or make another one. With\n" +
+			"neither --edge nor --gateway it allows both.",
 		Example: "  nearcast token create --site fra --node fra-1 --edge --gateway --single-use\n" +
-			"  nearcast-edge --join-token $(nearcast token create --site fra) --controllers ctl-1:7443 --name fra-1 --site fra",
+			"  nearcast-edge --join-token $(nearcast token create --site fra) --controllers ctl-1:7443 \\\n" +
+			"      --name fra-1 --site fra",
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !t.AllowEdge && !t.AllowGateway {
@@ -95,8 +97,10 @@ func (c *cli) tokenCreate() *cobra.Command {
 			if c.flags.output != "table" {
 				return c.show(made, nil)
 			}
-			c.note("join token %s, expires %s, for site %s and node %s; it is not shown again:", made.GetToken().GetId(),
-				c.until(made.GetToken().GetExpires()), orAny(made.GetToken().GetSite()), orAny(made.GetToken().GetNodeName()))
+			c.note("join token %s, expires %s, for site %s and node %s; it is not shown again:",
+				made.GetToken().GetId(),
+				c.until(made.GetToken().GetExpires()), orAny(made.GetToken().GetSite()),
+				orAny(made.GetToken().GetNodeName()))
 			_, err = fmt.Fprintln(c.stdout, made.GetSecret())
 			return err
 		},
@@ -118,13 +122,15 @@ func (c *cli) operatorCommand() *cobra.Command {
 	return c.noun("operator", "Who may use the admin API",
 		"  nearcast operator create alice --role operator\n  nearcast operator list", []string{"operators"},
 		c.operatorCreate(),
-		listCommand(c, "List the operators", "nearcast operator list", (*session).operators, func(all []*pb.Operator) error {
-			return showList(c, "operators", all,
-				col{"NAME", (*pb.Operator).GetName},
-				col{"ROLE", func(o *pb.Operator) string { return enumText(o.GetRole()) }},
-				col{"SINCE", func(o *pb.Operator) string { return timeText(o.GetCreatedTime()) }})
-		}),
-		c.deleteCommand("OPERATOR", "Delete an operator; the token is refused from then on", "nearcast operator delete alice",
+		listCommand(c, "List the operators", "nearcast operator list", (*session).operators,
+			func(all []*pb.Operator) error {
+				return showList(c, "operators", all,
+					col{"NAME", (*pb.Operator).GetName},
+					col{"ROLE", func(o *pb.Operator) string { return enumText(o.GetRole()) }},
+					col{"SINCE", func(o *pb.Operator) string { return timeText(o.GetCreatedTime()) }})
+			}),
+		c.deleteCommand("OPERATOR", "Delete an operator; the token is refused from then on",
+			"nearcast operator delete alice",
 			completeWith(c, (*session).operators, (*pb.Operator).GetName), asIs,
 			func(ctx context.Context, s *session, r *pb.DeleteRequest) error {
 				_, err := s.DeleteOperator(ctx, r)
@@ -140,8 +146,8 @@ func (c *cli) operatorCreate() *cobra.Command {
 	o.Role = pb.Role_ROLE_VIEWER
 	cmd := &cobra.Command{
 		Use: "create NAME", Short: "Make an operator; the token is printed once",
-		Long: "Make an operator and print the bearer token. A viewer reads; an operator also changes accelerators, what is\n" +
-			"below them, and targets, and drains nodes; an admin does everything.",
+		Long: "Make an operator and print the bearer token. A viewer reads; an operator also changes\n" +
+			"accelerators, what is below them, and targets, and drains nodes; an admin does everything.",
 		Example: "  nearcast operator create alice --role operator\n" +
 			"  nearcast operator create ci --role operator --context-file ci-context.yaml",
 		Args: exactly("NAME"),
@@ -165,13 +171,15 @@ func (c *cli) operatorCreate() *cobra.Command {
 			if c.flags.output != "table" {
 				return c.show(made, nil)
 			}
-			c.note("operator %s, role %s; the token is not shown again:", args[0], enumText(made.GetOperator().GetRole()))
+			c.note("operator %s, role %s; the token is not shown again:", args[0],
+				enumText(made.GetOperator().GetRole()))
 			_, err = fmt.Fprintln(c.stdout, made.GetSecret())
 			return err
 		},
 	}
 	enumFlag(cmd, &o.Role, "role", "what the operator may do")
-	cmd.Flags().StringVar(&file, "context-file", "", "write a contexts `file` for the operator instead of printing the token")
+	cmd.Flags().StringVar(&file, "context-file", "",
+		"write a contexts `file` for the operator instead of printing the token")
 	return cmd
 }
 
@@ -266,7 +274,8 @@ func (c *cli) settingsUpdate() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			settings, err := s.UpdateSettings(cmd.Context(), &pb.UpdateSettingsRequest{Settings: &v, UpdateMask: maskOf(mask...)})
+			settings, err := s.UpdateSettings(cmd.Context(), &pb.UpdateSettingsRequest{Settings: &v,
+				UpdateMask: maskOf(mask...)})
 			if err != nil {
 				return err
 			}
@@ -280,20 +289,23 @@ func (c *cli) settingsUpdate() *cobra.Command {
 		usage string
 	}{
 		{"accelerators-max", &v.AcceleratorsMax, "accelerators (default 20)"},
-		{"listeners-per-accelerator-max", &v.ListenersPerAcceleratorMax, "listeners of an accelerator (default 10)"},
+		{"listeners-per-accelerator-max", &v.ListenersPerAcceleratorMax,
+			"listeners of an accelerator (default 10)"},
 		{"groups-per-accelerator-max", &v.GroupsPerAcceleratorMax, "groups of an accelerator (default 42)"},
 		{"port-ranges-per-listener-max", &v.PortRangesPerListenerMax, "port ranges of a listener (default 10)"},
 		{"port-overrides-per-group-max", &v.PortOverridesPerGroupMax, "port overrides of a group (default 10)"},
 		{"endpoints-per-group-max", &v.EndpointsPerGroupMax, "endpoints of a group (default 10)"},
 		{"tags-per-resource-max", &v.TagsPerResourceMax, "tags of one object (default 50)"},
-		{"max-ejection-percent", &v.MaxEjectionPercent, "share of a group's endpoints that checks may take out (default 100)"},
+		{"max-ejection-percent", &v.MaxEjectionPercent,
+			"share of a group's endpoints that checks may take out (default 100)"},
 	} {
 		f.Uint32Var(n.to, n.flag, 0, n.usage)
 		fields[n.flag] = strings.ReplaceAll(n.flag, "-", "_")
 	}
 	f.StringSliceVar(&v.EndpointAllowNetworks, "endpoint-allow-network", nil,
 		"`networks` that endpoints may lie in although they are refused by default; all of them")
-	f.StringVar(&v.DnsSuffix, "dns-suffix", "", "`domain` of accelerators' names (default \"nearcast.internal\")")
+	f.StringVar(&v.DnsSuffix, "dns-suffix", "",
+		"`domain` of accelerators' names (default \"nearcast.internal\")")
 	return cmd
 }
 

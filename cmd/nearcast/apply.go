@@ -25,9 +25,10 @@ func (c *cli) applyCommand() *cobra.Command {
 		Long: `Make the cluster what a YAML file says: accelerators with their listeners, groups and endpoints, and
 pools, sites, regions and targets. Applying the same file again changes nothing.
 
-What the file does not name is left alone. With --prune, listeners, groups and endpoints that are below an
-accelerator of the file, in a list that the file has, and are not in it are deleted; nothing else is ever deleted.
-A field that is left out has its default, except tags, pools, addresses and lists, which are then not touched.
+What the file does not name is left alone. With --prune, listeners, groups and endpoints that are below
+an accelerator of the file, in a list that the file has, and are not in it are deleted; nothing else is
+ever deleted. A field that is left out has its default, except tags, pools, addresses and lists of
+listeners, groups and endpoints, which are then not touched.
 
   regions:
     - {name: eu-fra-1, description: Frankfurt}
@@ -246,7 +247,8 @@ func (s *session) executeUpdate(ctx context.Context, step *manifest.Step) (err e
 			&pb.UpdateAcceleratorRequest{Accelerator: o, UpdateMask: mask, ExpectedRevision: rev})
 	case *pb.Listener:
 		o.Id = step.Self.ID
-		_, err = s.UpdateListener(ctx, &pb.UpdateListenerRequest{Listener: o, UpdateMask: mask, ExpectedRevision: rev})
+		_, err = s.UpdateListener(ctx, &pb.UpdateListenerRequest{Listener: o, UpdateMask: mask,
+			ExpectedRevision: rev})
 	case *pb.EndpointGroup:
 		o.Id = step.Self.ID
 		_, err = s.UpdateEndpointGroup(ctx,

@@ -134,11 +134,13 @@ LISTENER@REGION (web:443@eu-fra-1, web@eu-fra-1).`,
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetHelpCommand(c.helpCommand())
 	f := root.PersistentFlags()
-	f.StringVar(&c.flags.contexts, "contexts", "", "contexts `file` (default $NEARCAST_CONTEXTS or ~/.config/nearcast/contexts.yaml)")
+	f.StringVar(&c.flags.contexts, "contexts", "",
+		"contexts `file` (default $NEARCAST_CONTEXTS or ~/.config/nearcast/contexts.yaml)")
 	f.StringVar(&c.flags.context, "context", "", "`name` of the context to use instead of the current one")
 	f.StringVar(&c.flags.server, "server", "", "controller's `host:port`, instead of the context's")
 	f.StringVar(&c.flags.ca, "ca", "", "`file` of the cluster's CA certificate (PEM), instead of the context's")
-	f.StringVar(&c.flags.token, "token", "", "operator's `token`; other users of the machine may see it, so prefer --token-file")
+	f.StringVar(&c.flags.token, "token", "",
+		"operator's `token`; other users of the machine may see it, so prefer --token-file")
 	f.StringVar(&c.flags.tokenFile, "token-file", "", "`file` that holds the operator's token; - is stdin")
 	f.StringVarP(&c.flags.output, "output", "o", "table", "`format`: table, json or yaml")
 	f.DurationVar(&c.flags.timeout, "timeout", 15*time.Second, "how long to wait for each answer")

@@ -207,9 +207,11 @@ func hintOf(code codes.Code, reason, where string) string {
 	case codes.Aborted:
 		return "Somebody else changed it at the same time: look at it and try again."
 	case codes.DeadlineExceeded:
-		return "The controller (" + where + ") did not answer in time: try again, with a longer --timeout if it is busy."
+		return "The controller (" + where +
+			") did not answer in time: try again, with a longer --timeout if it is busy."
 	case codes.Unavailable:
-		return "The controller (" + where + ") cannot work at the moment: try again, and look at its log if it lasts."
+		return "The controller (" + where +
+			") cannot work at the moment: try again, and look at its log if it lasts."
 	case codes.Unimplemented:
 		return "The controller (" + where + ") is older than this tool (" + version + ")."
 	case codes.ResourceExhausted:
@@ -238,7 +240,8 @@ func (s *session) unreachable(trouble error) string {
 			hint = "The CA certificate is another cluster's, or the cluster was made anew: get a context of today\n" +
 				"(on the controller's machine: DATA_DIR/admin-context.yaml)."
 		}
-		return fmt.Sprintf("the controller (%s) did not prove who it is: %v\n%s", where, printable(trouble.Error()), hint)
+		return fmt.Sprintf("the controller (%s) did not prove who it is: %v\n%s", where,
+			printable(trouble.Error()), hint)
 	case errors.As(trouble, &dns):
 		return fmt.Sprintf("the name of the controller (%s) is not known: %v\n"+
 			"See where commands go with: nearcast context show", where, dns.Err)

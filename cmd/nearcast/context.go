@@ -157,7 +157,8 @@ func (c *cli) chooseContext(f *contextsFile) (contextEntry, error) {
 		if c.flags.context == "" && c.flags.server != "" {
 			return contextEntry{}, nil
 		}
-		return contextEntry{}, fmt.Errorf("%s has no context %q; it has: %s", c.contextsPath(), name, orNone(f.names()))
+		return contextEntry{}, fmt.Errorf("%s has no context %q; it has: %s", c.contextsPath(), name,
+			orNone(f.names()))
 	case c.flags.server != "":
 		return contextEntry{}, nil
 	case len(f.Contexts) > 0:
@@ -226,7 +227,8 @@ func parseCA(text string) ([]*x509.Certificate, error) {
 }
 
 func (c *cli) contextCommand() *cobra.Command {
-	return c.noun("context", "Say which cluster commands talk to, and as whom", "  nearcast context list\n  nearcast context use prod",
+	return c.noun("context", "Say which cluster commands talk to, and as whom",
+		"  nearcast context list\n  nearcast context use prod",
 		[]string{"contexts", "ctx"},
 		&cobra.Command{
 			Use: "list", Aliases: []string{"ls"}, Short: "List the contexts; * marks the one in use",
@@ -238,9 +240,9 @@ func (c *cli) contextCommand() *cobra.Command {
 		},
 		&cobra.Command{
 			Use: "add NAME", Short: "Add a context, or replace the one of this name",
-			Long: "Add a context, or replace the one of this name, from --server, --ca and --token-file (or --token).\n" +
-				"It is used from now on if no other is.",
-			Example: "  nearcast context add prod --server ctl-1.example.com:7443 --ca ca.pem --token-file token.txt\n" +
+			Long: "Add a context, or replace the one of this name, from --server, --ca and --token-file (or\n" +
+				"--token). It is used from now on if no other is.",
+			Example: "  nearcast context add prod --server ctl-1.example.com --ca ca.pem --token-file token.txt\n" +
 				"  nearcast context add prod --server ctl-1.example.com --ca ca.pem --token-file - < token.txt",
 			Args: exactly("NAME"), RunE: c.contextAdd,
 		},
@@ -375,7 +377,8 @@ func (c *cli) contextImport(_ *cobra.Command, args []string) error {
 	return c.editContexts(func(f *contextsFile) error {
 		for _, e := range from.Contexts {
 			if old := f.find(e.Name); old != nil && *old != e {
-				if err := c.confirm("Replace the context %s (%s) by the one in %s?", e.Name, old.Server, args[0]); err != nil {
+				if err := c.confirm("Replace the context %s (%s) by the one in %s?", e.Name, old.Server,
+					args[0]); err != nil {
 					return err
 				}
 			}
@@ -432,7 +435,8 @@ func (c *cli) contextShow(args []string, reveal bool) error {
 	p.line("Server", e.Server)
 	p.line("Cluster", clusterOf(e))
 	if roots, err := parseCA(e.CA); err == nil {
-		p.line("CA", fmt.Sprintf("SHA-256 %x, until %s", sha256.Sum256(roots[0].Raw), roots[0].NotAfter.Format("2006-01-02")))
+		p.line("CA", fmt.Sprintf("SHA-256 %x, until %s", sha256.Sum256(roots[0].Raw),
+			roots[0].NotAfter.Format("2006-01-02")))
 	}
 	p.line("Token", e.Token)
 	p.line("File", c.contextsPath())

@@ -30,8 +30,8 @@ func (c *cli) endpointAdd() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use: "add ENDPOINT[=WEIGHT]…", Aliases: []string{"create"}, Short: "Add endpoints to a group",
-		Long: "Add endpoints to a group. An endpoint is an IP address, a DNS name or the name of a target. Its share of the\n" +
-			"group's new flows is its weight over all weights; weights are 0 to 255, 128 if not said.",
+		Long: "Add endpoints to a group. An endpoint is an IP address, a DNS name or the name of a target. Its\n" +
+			"share of the group's new flows is its weight over all weights; weights are 0 to 255, 128 if not said.",
 		Example: "  nearcast endpoint add --group web:443@eu-fra-1 10.0.0.1 10.0.0.2=64\n" +
 			"  nearcast endpoint add -g 0a1b2c3d4e5f app.example.com --client-address proxy_v2 --wait",
 		Args: atLeast("ENDPOINT"), ValidArgsFunction: c.completeTargets(),
@@ -98,9 +98,11 @@ func (c *cli) endpointRemove() *cobra.Command {
 	var group string
 	cmd := &cobra.Command{
 		Use: "remove ENDPOINT…", Aliases: []string{"rm", "delete"}, Short: "Take endpoints out of a group",
-		Long:    "Take endpoints out of a group. Flows that they have are not cut; set their weight to 0 first to let them drain.",
-		Example: "  nearcast endpoint remove --group web:443@eu-fra-1 10.0.0.1\n  nearcast endpoint rm -g web@eu-fra-1 10.0.0.2 --yes",
-		Args:    atLeast("ENDPOINT"), ValidArgsFunction: c.completeEndpoints(&group),
+		Long: "Take endpoints out of a group. Flows that they have are not cut; set their weight to 0 first to\n" +
+			"let them drain.",
+		Example: "  nearcast endpoint remove --group web:443@eu-fra-1 10.0.0.1\n" +
+			"  nearcast endpoint rm -g web@eu-fra-1 10.0.0.2 --yes",
+		Args: atLeast("ENDPOINT"), ValidArgsFunction: c.completeEndpoints(&group),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.changeGroup(cmd.Context(), func(ctx context.Context, s *session) (*pb.EndpointGroup, error) {
 				g, _, err := s.endpoints(ctx, group, args)
@@ -121,7 +123,8 @@ func (c *cli) endpointRemove() *cobra.Command {
 }
 
 // endpoints finds a group and certain endpoints in it.
-func (s *session) endpoints(ctx context.Context, group string, ids []string) (*pb.EndpointGroup, []*pb.Endpoint, error) {
+func (s *session) endpoints(ctx context.Context, group string, ids []string) (*pb.EndpointGroup,
+	[]*pb.Endpoint, error) {
 	g, err := s.group(ctx, group)
 	if err != nil {
 		return nil, nil, err
@@ -359,7 +362,8 @@ func (c *cli) targetList() *cobra.Command {
 }
 
 func (c *cli) targetDelete() *cobra.Command {
-	return c.deleteCommand("TARGET", "Delete a target that no endpoint uses", "nearcast target delete i-0123abcd",
+	return c.deleteCommand("TARGET", "Delete a target that no endpoint uses",
+		"nearcast target delete i-0123abcd",
 		c.completeTargets(), asIs, func(ctx context.Context, s *session, r *pb.DeleteRequest) error {
 			_, err := s.DeleteTarget(ctx, r)
 			return err

@@ -201,7 +201,8 @@ func (s *session) listener(ctx context.Context, ref string) (*pb.Listener, error
 		}
 		if l.GetAcceleratorId() == a.GetId() && takes(l, port, protocol) {
 			found = append(found, l)
-			ids = append(ids, fmt.Sprintf("%s (%s %s)", l.GetId(), enumText(l.GetProtocol()), portsText(l.GetPortRanges())))
+			ids = append(ids, fmt.Sprintf("%s (%s %s)", l.GetId(), enumText(l.GetProtocol()),
+				portsText(l.GetPortRanges())))
 		}
 	}
 	switch len(found) {
@@ -322,7 +323,8 @@ func (c *cli) completeContexts(*cobra.Command, []string, string) ([]string, cobr
 }
 
 // completeWith completes with one word for each object.
-func completeWith[T any](c *cli, list func(*session, context.Context) ([]T, error), word func(T) string) cobra.CompletionFunc {
+func completeWith[T any](c *cli, list func(*session, context.Context) ([]T, error),
+	word func(T) string) cobra.CompletionFunc {
 	return c.complete(func(ctx context.Context, s *session) ([]string, error) {
 		all, err := list(s, ctx)
 		var words []string
@@ -396,7 +398,8 @@ func (s *session) named(ctx context.Context) (map[string]*pb.Accelerator, []*pb.
 }
 
 // labelled returns the groups of a listener, or all, and what people call listeners by id.
-func (s *session) labelled(ctx context.Context, listener string) (map[string]string, []*pb.EndpointGroup, error) {
+func (s *session) labelled(ctx context.Context, listener string) (map[string]string, []*pb.EndpointGroup,
+	error) {
 	byID, listeners, err := s.named(ctx)
 	if err != nil {
 		return nil, nil, err

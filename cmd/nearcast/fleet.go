@@ -22,7 +22,8 @@ func (c *cli) deleteCommand(
 ) *cobra.Command {
 	var rev uint64
 	cmd := &cobra.Command{
-		Use: "delete " + what, Aliases: []string{"rm"}, Short: short, Example: "  " + example + "\n  " + example + " --yes",
+		Use: "delete " + what, Aliases: []string{"rm"}, Short: short, Example: "  " + example + "\n  " + example +
+			" --yes",
 		Args: exactly(what), ValidArgsFunction: first(complete),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := c.admin()
@@ -51,8 +52,9 @@ func getCommand[T any](
 	get func(context.Context, *session, string) (T, error), show func(T) error,
 ) *cobra.Command {
 	return &cobra.Command{
-		Use: "get " + what, Aliases: []string{"show"}, Short: "Show a " + strings.ToLower(what), Example: "  " + example,
-		Args: exactly(what), ValidArgsFunction: first(complete),
+		Use: "get " + what, Aliases: []string{"show"}, Short: "Show a " + strings.ToLower(what),
+		Example: "  " + example,
+		Args:    exactly(what), ValidArgsFunction: first(complete),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := c.admin()
 			if err != nil {
@@ -135,10 +137,10 @@ func (c *cli) poolCreate() *cobra.Command {
 	var pool pb.Pool
 	cmd := &cobra.Command{
 		Use: "create NAME", Short: "Create a pool of accelerated addresses",
-		Long: "Create a pool. An anycast pool has networks whose addresses every site announces, and lies in a zone, an\n" +
-			"independent failure domain: an accelerator's two addresses come from two zones. A node pool has each node's\n" +
-			"own addresses; the accelerator's DNS name picks the node. What a pool is follows from --zone and --prefix if\n" +
-			"--kind does not say it.",
+		Long: "Create a pool. An anycast pool has networks whose addresses every site announces, and lies in a\n" +
+			"zone, an independent failure domain: an accelerator's two addresses come from two zones. A node\n" +
+			"pool has each node's own addresses; the accelerator's DNS name picks the node. What a pool is\n" +
+			"follows from --zone and --prefix if --kind does not say it.",
 		Example: "  nearcast pool create anycast-a --zone a --prefix 192.0.2.0/24 --prefix 2001:db8:a::/48\n" +
 			"  nearcast pool create edges --kind node --site fra --site iad",
 		Args: exactly("NAME"),
@@ -163,7 +165,8 @@ func (c *cli) poolCreate() *cobra.Command {
 	}
 	enumFlag(cmd, &pool.Kind, "kind", "who answers on its addresses")
 	cmd.Flags().StringVar(&pool.Zone, "zone", "", "`zone` of an anycast pool")
-	cmd.Flags().StringSliceVar(&pool.Prefixes, "prefix", nil, "`network` of an anycast pool; may be given several times")
+	cmd.Flags().StringSliceVar(&pool.Prefixes, "prefix", nil,
+		"`network` of an anycast pool; may be given several times")
 	cmd.Flags().StringSliceVar(&pool.Sites, "site", nil, "`site` whose nodes serve a node pool (default all)")
 	mustComplete(cmd, "site", c.completeSites())
 	return cmd
@@ -236,10 +239,11 @@ func (c *cli) regionCommand() *cobra.Command {
 				}
 				return pick("region", name, all, (*pb.Region).GetName, (*pb.Region).GetName)
 			}, c.showRegion),
-		listCommand(c, "List the regions", "nearcast region list", (*session).regions, func(all []*pb.Region) error {
-			return showList(c, "regions", all,
-				col{"NAME", (*pb.Region).GetName}, col{"DESCRIPTION", (*pb.Region).GetDescription})
-		}),
+		listCommand(c, "List the regions", "nearcast region list", (*session).regions,
+			func(all []*pb.Region) error {
+				return showList(c, "regions", all,
+					col{"NAME", (*pb.Region).GetName}, col{"DESCRIPTION", (*pb.Region).GetDescription})
+			}),
 		c.deleteCommand("REGION", "Delete a region that nothing names", "nearcast region delete old",
 			c.completeRegions(), asIs, func(ctx context.Context, s *session, r *pb.DeleteRequest) error {
 				_, err := s.DeleteRegion(ctx, r)
@@ -354,15 +358,18 @@ func (c *cli) nodeCommand() *cobra.Command {
 	return c.noun("node", "Machines that run the edge daemon",
 		"  nearcast node list\n  nearcast node drain fra-1", []string{"nodes"},
 		getCommand(c, "NODE", "nearcast node get fra-1", c.completeNodes(),
-			func(ctx context.Context, s *session, ref string) (*pb.Node, error) { return s.node(ctx, ref) }, c.showNode),
+			func(ctx context.Context, s *session, ref string) (*pb.Node, error) { return s.node(ctx, ref) },
+			c.showNode),
 		listCommand(c, "List the nodes", "nearcast node list", (*session).nodes, func(all []*pb.Node) error {
 			return showList(c, "nodes", all, c.nodeColumns()...)
 		}),
-		c.nodeState("drain", "Let a node take no new flows and finish the old ones", pb.NodeState_NODE_STATE_DRAINING, ""),
+		c.nodeState("drain", "Let a node take no new flows and finish the old ones",
+			pb.NodeState_NODE_STATE_DRAINING, ""),
 		c.nodeState("restore", "Let a drained node take flows again", pb.NodeState_NODE_STATE_ACTIVE, ""),
 		c.nodeState("revoke", "Refuse a node's certificate everywhere, for good", pb.NodeState_NODE_STATE_REVOKED,
 			"Revoke node %s (%s)? Its flows are cut, and it must enrol anew to come back."),
-		c.deleteCommand("NODE", "Forget a node; its certificate is refused from then on", "nearcast node delete fra-1",
+		c.deleteCommand("NODE", "Forget a node; its certificate is refused from then on",
+			"nearcast node delete fra-1",
 			c.completeNodes(), func(ctx context.Context, s *session, ref string) (string, error) {
 				n, err := s.node(ctx, ref)
 				return n.GetId(), err

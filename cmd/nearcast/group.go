@@ -53,19 +53,26 @@ var groupFields = map[string]string{
 
 func (v *groupFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.Float32Var(&v.dial, "dial", 100, "`percent` of the traffic nearest to this region that it gets; the rest goes on to the next")
-	f.StringArrayVar(&v.overrides, "port-override", nil, "`LISTENER:ENDPOINT` ports, like 80:8080; may be given several times")
-	f.StringArrayVar(&v.endpoints, "endpoint", nil, "`ENDPOINT` or ENDPOINT=WEIGHT: an IP address, a DNS name or a target; "+
-		"may be given several times")
+	f.Float32Var(&v.dial, "dial", 100,
+		"`percent` of the traffic nearest to this region that it gets; the rest goes on to the next")
+	f.StringArrayVar(&v.overrides, "port-override", nil,
+		"`LISTENER:ENDPOINT` ports, like 80:8080; may be given several times")
+	f.StringArrayVar(&v.endpoints, "endpoint", nil,
+		"`ENDPOINT` or ENDPOINT=WEIGHT: an IP address, a DNS name or a target; "+
+			"may be given several times")
 	enumFlag(cmd, &v.mode, "client-address", "how these endpoints learn the client's address")
 	enumFlag(cmd, &v.check.Protocol, "health-protocol", "how endpoints are checked")
 	f.Uint16Var(&v.port, "health-port", 0, "where they are checked (default the listener's first port)")
 	f.StringVar(&v.check.Path, "health-path", "", "what is asked for, with http and https (default \"/\")")
 	f.DurationVar(&v.interval, "health-interval", 0, "how often, 1s to 300s (default 30s)")
-	f.DurationVar(&v.timeout, "health-timeout", 0, "when a check has failed (default the smaller of 5s and the interval)")
-	f.Uint32Var(&v.check.HealthyThreshold, "healthy-threshold", 0, "checks to pass before it is healthy, 1 to 10 (default 3)")
-	f.Uint32Var(&v.check.UnhealthyThreshold, "unhealthy-threshold", 0, "checks to fail before it is not, 1 to 10 (default 3)")
-	f.StringVar(&v.check.Host, "health-host", "", "Host header and TLS server `name` (default the endpoint's address)")
+	f.DurationVar(&v.timeout, "health-timeout", 0,
+		"when a check has failed (default the smaller of 5s and the interval)")
+	f.Uint32Var(&v.check.HealthyThreshold, "healthy-threshold", 0,
+		"checks to pass before it is healthy, 1 to 10 (default 3)")
+	f.Uint32Var(&v.check.UnhealthyThreshold, "unhealthy-threshold", 0,
+		"checks to fail before it is not, 1 to 10 (default 3)")
+	f.StringVar(&v.check.Host, "health-host", "",
+		"Host header and TLS server `name` (default the endpoint's address)")
 	f.StringVar(&v.check.ExpectedCodes, "health-codes", "", "`codes` that pass (default \"200-399\")")
 }
 
@@ -112,7 +119,8 @@ func parseEndpoints(words []string, mode pb.ClientAddressMode) (endpoints []*pb.
 		if i := strings.LastIndexByte(w, '='); i >= 0 && strings.Trim(w[i+1:], "0123456789") == "" {
 			n, err := strconv.ParseUint(w[i+1:], 10, 8)
 			if err != nil || i == 0 {
-				return nil, usagef("%q is not an endpoint; write ENDPOINT or ENDPOINT=WEIGHT with a weight of 0 to 255", w)
+				return nil, usagef("%q is not an endpoint; write ENDPOINT or ENDPOINT=WEIGHT with a weight of 0 to 255",
+					w)
 			}
 			e.Id, e.Weight = w[:i], proto.Uint32(uint32(n))
 		}
@@ -130,7 +138,7 @@ func (c *cli) groupCreate() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use: "create", Short: "Add a region to a listener, with its endpoints",
-		Example: "  nearcast group create --listener web:443 --region eu-fra-1 --endpoint 10.0.0.1 --endpoint 10.0.0.2=64\n" +
+		Example: "  nearcast group create --listener web:443 --region eu-fra-1 --endpoint 10.0.0.1=64\n" +
 			"  nearcast group create --listener web --region us-iad-1 --dial 0 --endpoint app.example.com \\\n" +
 			"      --health-protocol http --health-path /healthz --health-interval 10s --port-override 80:8080 --wait",
 		Args: exactly(),
@@ -156,7 +164,8 @@ func (c *cli) groupCreate() *cobra.Command {
 	cmd.Flags().StringVar(&listener, "listener", "", "id of the `listener`, or ACCELERATOR:PORT")
 	cmd.Flags().StringVar(&region, "region", "", "`region` where the endpoints are")
 	v.add(cmd)
-	cmd.Flags().StringVar(&token, "idempotency-token", "", "a `word` of your own: the same create sent again makes no second one")
+	cmd.Flags().StringVar(&token, "idempotency-token", "",
+		"a `word` of your own: the same create sent again makes no second one")
 	addTags(cmd, &tags)
 	c.addWait(cmd)
 	mustComplete(cmd, "listener", c.completeListeners())
@@ -172,8 +181,8 @@ func (c *cli) groupUpdate() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use: "update GROUP", Aliases: []string{"set"}, Short: "Change a group; what is not said stays",
-		Long: "Change a group; what is not said stays. --endpoint and --port-override replace the whole list: to change\n" +
-			"one endpoint use nearcast endpoint add, set and remove.",
+		Long: "Change a group; what is not said stays. --endpoint and --port-override replace the whole list:\n" +
+			"to change one endpoint use nearcast endpoint add, set and remove.",
 		Example: "  nearcast group update web:443@eu-fra-1 --dial 50 --wait\n" +
 			"  nearcast group update 0a1b2c3d4e5f --health-protocol https --health-path /healthz",
 		Args: exactly("GROUP"), ValidArgsFunction: first(c.completeGroups()),
@@ -203,7 +212,8 @@ func (c *cli) groupUpdate() *cobra.Command {
 }
 
 // changeGroup makes a change, waits if that is wanted, and prints what has become of it.
-func (c *cli) changeGroup(ctx context.Context, change func(context.Context, *session) (*pb.EndpointGroup, error)) error {
+func (c *cli) changeGroup(ctx context.Context, change func(context.Context, *session) (*pb.EndpointGroup,
+	error)) error {
 	s, err := c.admin()
 	if err != nil {
 		return err
@@ -255,7 +265,8 @@ func healthCheckText(h *pb.HealthCheck) string {
 	if h.GetPort() != 0 {
 		words = append(words, "port "+countText(h.GetPort()))
 	}
-	if h.GetProtocol() == pb.HealthProtocol_HEALTH_PROTOCOL_HTTP || h.GetProtocol() == pb.HealthProtocol_HEALTH_PROTOCOL_HTTPS {
+	if h.GetProtocol() == pb.HealthProtocol_HEALTH_PROTOCOL_HTTP ||
+		h.GetProtocol() == pb.HealthProtocol_HEALTH_PROTOCOL_HTTPS {
 		words = append(words, h.GetPath())
 		if h.GetHost() != "" {
 			words = append(words, "host "+h.GetHost())

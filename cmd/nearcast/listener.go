@@ -36,22 +36,25 @@ type listenerFlags struct {
 
 // fields maps the flags to the fields that they set.
 var listenerFields = map[string]string{
-	"ports": "port_ranges", "protocol": "protocol", "affinity": "affinity", "tcp-idle-timeout": "tcp_idle_timeout",
-	"udp-idle-timeout": "udp_idle_timeout", "proxy-protocol-from": "proxy_protocol_from",
-	"max-flows": "max_flows", "max-flows-per-source": "max_flows_per_source",
+	"ports": "port_ranges", "protocol": "protocol", "affinity": "affinity",
+	"tcp-idle-timeout": "tcp_idle_timeout", "udp-idle-timeout": "udp_idle_timeout",
+	"proxy-protocol-from": "proxy_protocol_from", "max-flows": "max_flows",
+	"max-flows-per-source": "max_flows_per_source",
 }
 
 func (v *listenerFlags) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringSliceVar(&v.ports, "ports", nil, "`ports` and ranges, like 80,443,8000-8999")
 	enumFlag(cmd, &v.l.Protocol, "protocol", "what it takes")
-	enumFlag(cmd, &v.l.Affinity, "affinity", "which flows go to one endpoint: source_ip keeps a client with its own")
+	enumFlag(cmd, &v.l.Affinity, "affinity",
+		"which flows go to one endpoint: source_ip keeps a client with its own")
 	f.DurationVar(&v.tcp, "tcp-idle-timeout", 0, "when an idle TCP flow ends, 1s to 24h (default 340s)")
 	f.DurationVar(&v.udp, "udp-idle-timeout", 0, "when an idle UDP flow ends, 1s to 1h (default 30s)")
 	f.StringSliceVar(&v.l.ProxyProtocolFrom, "proxy-protocol-from", nil,
 		"`networks` whose connections begin with a PROXY protocol header that is believed")
 	f.Uint32Var(&v.l.MaxFlows, "max-flows", 0, "most concurrent flows on a node; 0 is the node's limit")
-	f.Uint32Var(&v.l.MaxFlowsPerSource, "max-flows-per-source", 0, "the same for one source address; 0 is a quarter")
+	f.Uint32Var(&v.l.MaxFlowsPerSource, "max-flows-per-source", 0,
+		"the same for one source address; 0 is a quarter")
 }
 
 // listener returns what the flags say.
@@ -82,7 +85,7 @@ func (c *cli) listenerCreate() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "create", Short: "Add a listener to an accelerator",
 		Example: "  nearcast listener create --accelerator web --ports 80,443\n" +
-			"  nearcast listener create --accelerator game --protocol udp --ports 27000-27100 --affinity source_ip --wait",
+			"  nearcast listener create --accelerator game --protocol udp --ports 27000-27100 --wait",
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			l, err := v.listener()
@@ -104,7 +107,8 @@ func (c *cli) listenerCreate() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&accelerator, "accelerator", "", "`name` or id of the accelerator")
 	v.add(cmd)
-	cmd.Flags().StringVar(&token, "idempotency-token", "", "a `word` of your own: the same create sent again makes no second one")
+	cmd.Flags().StringVar(&token, "idempotency-token", "",
+		"a `word` of your own: the same create sent again makes no second one")
 	addTags(cmd, &tags)
 	c.addWait(cmd)
 	mustComplete(cmd, "accelerator", c.completeAccelerators())
@@ -149,7 +153,8 @@ func (c *cli) listenerUpdate() *cobra.Command {
 }
 
 // changeListener makes a change, waits if that is wanted, and prints what has become of it.
-func (c *cli) changeListener(ctx context.Context, change func(context.Context, *session) (*pb.Listener, error)) error {
+func (c *cli) changeListener(ctx context.Context, change func(context.Context, *session) (*pb.Listener,
+	error)) error {
 	s, err := c.admin()
 	if err != nil {
 		return err

@@ -17,7 +17,8 @@ func (c *cli) statusCommand() *cobra.Command {
 	var check bool
 	cmd := &cobra.Command{
 		Use: "status", Short: "Show the whole cluster at a glance, problems first",
-		Long:    "Show the whole cluster at a glance, problems first. With --check, the exit code is 1 if there are any.",
+		Long: "Show the whole cluster at a glance, problems first. With --check, the exit code is 1 if there\n" +
+			"are any.",
 		Example: "  nearcast status\n  nearcast status --check > /dev/null || page-somebody", Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := c.admin()
@@ -154,8 +155,9 @@ func (c *cli) healthCommand() *cobra.Command {
 	var sick bool
 	list := &cobra.Command{
 		Use: "list", Aliases: []string{"ls", "get"}, Short: "List each endpoint's verdict and what it rests on",
-		Example: "  nearcast health list\n  nearcast health list --group web:443@eu-fra-1\n  nearcast health list --sick",
-		Args:    exactly(),
+		Example: "  nearcast health list\n  nearcast health list --group web:443@eu-fra-1\n" +
+			"  nearcast health list --sick",
+		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := c.admin()
 			if err != nil {
@@ -181,7 +183,8 @@ func (c *cli) healthCommand() *cobra.Command {
 	}
 	c.addGroupFlag(list, &group)
 	list.Flags().BoolVar(&sick, "sick", false, "only those that are not healthy")
-	return c.noun("health", "Verdicts on endpoints, and what they rest on", "  nearcast health list\n  nearcast health list --sick", nil, list)
+	return c.noun("health", "Verdicts on endpoints, and what they rest on",
+		"  nearcast health list\n  nearcast health list --sick", nil, list)
 }
 
 func (c *cli) showHealth(ctx context.Context, s *session, all []*pb.EndpointHealthStatus) error {
@@ -318,7 +321,8 @@ func (c *cli) versionCommand() *cobra.Command {
 			if c.flags.output != "table" {
 				return c.data(map[string]string{"version": version, "go": runtime.Version()})
 			}
-			_, err := fmt.Fprintf(c.stdout, "nearcast %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			_, err := fmt.Fprintf(c.stdout, "nearcast %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS,
+				runtime.GOARCH)
 			return err
 		},
 	}
@@ -333,7 +337,8 @@ func (c *cli) completionCommand() *cobra.Command {
 	}
 	return c.noun("completion", "Let the shell complete commands and names",
 		"  source <(nearcast completion bash)", nil,
-		shell("bash", "  source <(nearcast completion bash)\n  nearcast completion bash > /etc/bash_completion.d/nearcast",
+		shell("bash",
+			"  source <(nearcast completion bash)\n  nearcast completion bash > /etc/bash_completion.d/nearcast",
 			func(root *cobra.Command) error { return root.GenBashCompletionV2(c.stdout, true) }),
 		shell("zsh", "  nearcast completion zsh > \"${fpath[1]}/_nearcast\"",
 			func(root *cobra.Command) error { return root.GenZshCompletion(c.stdout) }),

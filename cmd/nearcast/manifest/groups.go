@@ -68,7 +68,8 @@ func (p *planner) possible(w *wanted, final []*pb.PortRange) {
 		for i, o := range g.PortOverrides {
 			path := fmt.Sprintf("%s.groups[%s].port_overrides[%d]", w.path, g.Region, i)
 			if !holds(w.want.GetPortRanges(), o.ListenerPort) {
-				p.add(path+".listener_port", "%d is not a port of the listener; add it to ports, or leave the override out",
+				p.add(path+".listener_port",
+					"%d is not a port of the listener; add it to ports, or leave the override out",
 					o.ListenerPort)
 			}
 			if holds(final, o.EndpointPort) {
@@ -98,7 +99,10 @@ func claimed(all []*wanted, of *wanted, g *pb.EndpointGroup, o *pb.PortOverride)
 }
 
 func holds(ranges []*pb.PortRange, port uint32) bool {
-	return slices.ContainsFunc(ranges, func(r *pb.PortRange) bool { return r.GetFrom() <= port && port <= r.GetTo() })
+	return slices.ContainsFunc(ranges, func(r *pb.PortRange) bool {
+		return r.GetFrom() <= port &&
+			port <= r.GetTo()
+	})
 }
 
 func (p *planner) groups(accelerator string, w *wanted, root *Ref) {

@@ -294,7 +294,8 @@ func (p *planner) uniqueName(path, name string) {
 }
 
 // stored is an object that is there with its defaults filled, so that it compares with one of the file.
-func stored[P proto.Message, M any](p *planner, path string, have P, from func(P) (M, error), to func(M) P) P {
+func stored[P proto.Message, M any](p *planner, path string, have P, from func(P) (M, error),
+	to func(M) P) P {
 	v, err := from(have)
 	if err != nil {
 		p.add(path, "the cluster's own object is not understood; is this tool older than the controller? %v", err)
@@ -356,7 +357,8 @@ func listenerStep(accelerator string, w *wanted, root *Ref) *Step {
 	adoptOrder(w.have.GetProxyProtocolFrom(), &w.want.ProxyProtocolFrom, self)
 	return &Step{Kind: KindListener, Name: ListenerLabel(accelerator, w.have), Object: w.want,
 		Revision: w.have.GetRevision(), Self: &Ref{w.have.GetId()}, Parent: root, Root: root,
-		Changes: diff(w.have, w.want, withTags(w.file.Tags, "protocol", "port_ranges", "affinity", "tcp_idle_timeout",
+		Changes: diff(w.have, w.want, withTags(w.file.Tags, "protocol", "port_ranges", "affinity",
+			"tcp_idle_timeout",
 			"udp_idle_timeout", "proxy_protocol_from", "max_flows", "max_flows_per_source")...)}
 }
 

@@ -180,7 +180,8 @@ func FromState(s *State, only ...string) *File {
 			f.Sites = append(f.Sites, Site{x.GetName(), x.GetRegion(), x.GetLatitude(), x.GetLongitude()})
 		}
 		for _, p := range s.Pools {
-			f.Pools = append(f.Pools, Pool{p.GetName(), EnumText(p.GetKind()), p.GetZone(), p.GetPrefixes(), p.GetSites()})
+			f.Pools = append(f.Pools, Pool{p.GetName(), EnumText(p.GetKind()), p.GetZone(), p.GetPrefixes(),
+				p.GetSites()})
 		}
 		for _, t := range s.Targets {
 			f.Targets = append(f.Targets, Target{t.GetName(), t.GetHost(), t.GetRegion(), t.GetTags()})
