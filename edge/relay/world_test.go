@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -51,8 +52,45 @@ type world struct {
 	memory *backbone.Memory
 	reg    *prometheus.Registry
 
+	cuts cuts
+
 	mu   sync.Mutex // guards snap (once it runs), view and the table
 	view steer.View
+}
+
+// cuts breaks the carriers to a gateway, as when it is killed or its network is gone.
+type cuts struct {
+	mu    sync.Mutex
+	conns map[netip.AddrPort][]*net.TCPConn
+	cut   map[netip.AddrPort]bool
+}
+
+func (x *cuts) dial(ctx context.Context, at netip.AddrPort) (net.Conn, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.cut[at] {
+		return nil, syscall.ECONNREFUSED
+	}
+	c, err := new(net.Dialer).DialContext(ctx, "tcp", at.String())
+	if err != nil {
+		return nil, err
+	}
+	if x.conns == nil {
+		x.conns, x.cut = map[netip.AddrPort][]*net.TCPConn{}, map[netip.AddrPort]bool{}
+	}
+	x.conns[at] = append(x.conns[at], c.(*net.TCPConn))
+	return c, nil
+}
+
+func (w *world) cut(id model.NodeID) {
+	at := w.snap.Node(id).BackboneAddresses[0]
+	w.cuts.mu.Lock()
+	defer w.cuts.mu.Unlock()
+	w.cuts.cut[at] = true
+	for _, c := range w.cuts.conns[at] {
+		_ = c.SetLinger(0)
+		c.Close()
+	}
 }
 
 // part is what runs and can be stopped.
@@ -239,7 +277,7 @@ func (w *world) startEdge(s spec) {
 		}
 		parts = append(parts, common.Transport.Run)
 	}
-	if w.pool, err = backbone.NewPool(backbone.PoolConfig{Common: common, Self: "edge"}); err != nil {
+	if w.pool, err = backbone.NewPool(backbone.PoolConfig{Common: common, Self: "edge", Dial: w.cuts.dial}); err != nil {
 		w.t.Fatal(err)
 	}
 	gc := gateway.Config{Self: "edge", Log: logger("edge"),
