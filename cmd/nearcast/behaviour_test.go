@@ -343,6 +343,12 @@ func TestWhereCommandsGo(t *testing.T) {
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the contexts file has mode %v, %v", info.Mode(), err)
 	}
+	if err := os.Chmod(w.contexts(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if r := w.run("whoami", "--context", "new"); r.code != exitOK || !strings.Contains(r.stderr, "chmod 600") {
+		t.Errorf("a file that others can read: %+v", r)
+	}
 	if r := w.run("whoami", "--contexts", file("broken.yaml", "contexts: {")); r.code != exitFailed ||
 		!strings.Contains(r.stderr, "is not a contexts file") {
 		t.Errorf("a broken file: %+v", r)

@@ -126,6 +126,8 @@ func (w *watchedTLS) ClientHandshake(ctx context.Context, authority string, conn
 	secured, info, err := w.TransportCredentials.ClientHandshake(ctx, authority, conn)
 	if err != nil {
 		w.session.note(handshakeError{err})
+	} else {
+		w.session.trouble.Store(nil) // what fails from here on, the controller says itself
 	}
 	return secured, info, err
 }

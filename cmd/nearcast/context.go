@@ -71,9 +71,13 @@ func (c *cli) contextsPath() string {
 
 // loadContexts reads the contexts; a file that is not there holds none.
 func (c *cli) loadContexts() (*contextsFile, error) {
-	f, err := readContexts(c.contextsPath())
+	path := c.contextsPath()
+	f, err := readContexts(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return &contextsFile{}, nil
+	}
+	if info, statErr := os.Stat(path); statErr == nil && info.Mode().Perm()&0o077 != 0 {
+		c.note("%s holds secrets and others can read it; mend it with: chmod 600 %s", path, path)
 	}
 	return f, err
 }

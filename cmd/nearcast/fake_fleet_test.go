@@ -203,7 +203,7 @@ func (f *fake) ListHealth(_ context.Context, r *pb.ListRequest) (*pb.ListHealthR
 		for i, e := range g.Endpoints {
 			h := &pb.EndpointHealthStatus{
 				GroupId: g.Id, EndpointId: e.Id, Verdict: pb.HealthState_HEALTH_STATE_HEALTHY, Since: ago(time.Hour),
-				Reports: []*pb.ProberReport{{Prober: "fra-1", Health: &pb.EndpointHealth{
+				Reports: []*pb.ProberReport{{Prober: "n-01", Health: &pb.EndpointHealth{
 					State: pb.HealthState_HEALTH_STATE_HEALTHY, Latency: durationpb.New(2500 * time.Microsecond)}}},
 			}
 			if i == 1 {

@@ -190,6 +190,13 @@ func (c *cli) healthCommand() *cobra.Command {
 func (c *cli) showHealth(ctx context.Context, s *session, all []*pb.EndpointHealthStatus) error {
 	names := map[string]string{}
 	if c.flags.output == "table" {
+		nodes, err := s.nodes(ctx)
+		if err != nil {
+			return err
+		}
+		for _, n := range nodes {
+			names[n.GetId()] = n.GetName()
+		}
 		labels, groups, err := s.labelled(ctx, "")
 		if err != nil {
 			return err
@@ -198,26 +205,27 @@ func (c *cli) showHealth(ctx context.Context, s *session, all []*pb.EndpointHeal
 			names[g.GetId()] = labels[g.GetListenerId()] + "@" + g.GetRegion()
 		}
 	}
+	called := func(id string) string {
+		if names[id] != "" {
+			return names[id]
+		}
+		return id
+	}
 	type col = column[*pb.EndpointHealthStatus]
 	return showList(c, "endpoints", all,
-		col{"GROUP", func(h *pb.EndpointHealthStatus) string {
-			if name := names[h.GetGroupId()]; name != "" {
-				return name
-			}
-			return h.GetGroupId()
-		}},
+		col{"GROUP", func(h *pb.EndpointHealthStatus) string { return called(h.GetGroupId()) }},
 		col{"ENDPOINT", (*pb.EndpointHealthStatus).GetEndpointId},
 		col{"VERDICT", func(h *pb.EndpointHealthStatus) string { return enumText(h.GetVerdict()) }},
 		col{"SINCE", func(h *pb.EndpointHealthStatus) string { return c.ago(h.GetSince()) }},
-		col{"REPORTS", reportsText},
+		col{"REPORTS", func(h *pb.EndpointHealthStatus) string { return reportsText(h, called) }},
 		col{"REASON", (*pb.EndpointHealthStatus).GetReason})
 }
 
 // reportsText tells what the probers see: "fra-1 healthy 2ms, controller unhealthy".
-func reportsText(h *pb.EndpointHealthStatus) string {
+func reportsText(h *pb.EndpointHealthStatus, called func(id string) string) string {
 	var words []string
 	for _, r := range h.GetReports() {
-		word := r.GetProber() + " " + enumText(r.GetHealth().GetState())
+		word := called(r.GetProber()) + " " + enumText(r.GetHealth().GetState())
 		if d := r.GetHealth().GetLatency(); d != nil {
 			word += " " + milliseconds(d.AsDuration().Seconds())
 		}

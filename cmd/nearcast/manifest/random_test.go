@@ -274,3 +274,25 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// FuzzParsePorts: what is read is within range, and its text is read as the same.
+func FuzzParsePorts(f *testing.F) {
+	f.Add("80,443,8000-8999")
+	f.Add("1-65535")
+	f.Add("0,65536,9-1,,-")
+	f.Fuzz(func(t *testing.T, text string) {
+		ranges, err := ParsePorts(text)
+		if err != nil {
+			return
+		}
+		for _, r := range ranges {
+			if r.From < 1 || r.From > r.To || r.To > 65535 {
+				t.Fatalf("%q: %v", text, r)
+			}
+		}
+		again, err := ParsePorts(PortsText(ranges))
+		if err != nil || PortsText(again) != PortsText(ranges) {
+			t.Fatalf("%q: %q, %v", text, PortsText(ranges), err)
+		}
+	})
+}
