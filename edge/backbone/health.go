@@ -272,3 +272,102 @@ func (t *tunnel) judgeLoss(now time.Duration) {
 	}
 	t.says.Store(uint64(w.loss*1e6)<<8 | uint64(min(w.want, 255)))
 }
+
+// unpark gives streams a carrier again that have none.
+func (t *tunnel) unpark() {
+	if !t.parked.Swap(false) {
+		return
+	}
+	t.streams.each(func(s *Stream) {
+		s.mu.Lock()
+		if s.car == nil && !s.dead {
+			s.moveTo(t.pick(nil), nil)
+			s.enqueue()
+		}
+		s.unlock()
+	})
+}
+
+// evacuate moves the streams of a carrier that has stalled or is leaving to fit ones. It reports
+// false when there is none.
+func (t *tunnel) evacuate(c *carrier) bool {
+	if to := t.pick(c); to == nil || !to.fit() {
+		return false
+	}
+	t.streams.each(func(s *Stream) {
+		s.mu.Lock()
+		if s.car == c && !s.dead {
+			s.leave(c, t.pick(c))
+			s.enqueue()
+		}
+		s.unlock()
+	})
+	return true
+}
+
+// reinject sends again, on fit carriers, what short streams have outstanding on a carrier that
+// repairs a loss: everything behind the lost segment waits for the repair, which takes a round trip
+// at best. What arrives twice is dropped by its offset.
+func (t *tunnel) reinject(c *carrier) {
+	to := t.pick(c)
+	if to == nil || !to.fit() {
+		return
+	}
+	c.mu.Lock()
+	short := c.short
+	c.short = ring[shortEntry]{}
+	c.mu.Unlock()
+	for short.n > 0 {
+		e := short.pop()
+		s := e.s
+		s.mu.Lock()
+		s.logged = false
+		out := s.out.end - s.out.base
+		if !s.dead && s.car == c && out > 0 && out <= shortStream {
+			s.leave(c, t.pick(c))
+			s.enqueue()
+			t.env.metrics.reinjected.Add(float64(out))
+		}
+		s.unlock()
+	}
+}
+
+// sweepShort drops entries of short streams that have nothing outstanding any more.
+func (c *carrier) sweepShort() {
+	for range interestingMax {
+		c.mu.Lock()
+		if c.short.n == 0 {
+			c.mu.Unlock()
+			return
+		}
+		e := c.short.pop()
+		c.mu.Unlock()
+		s := e.s
+		s.mu.Lock()
+		done := s.dead || s.car != c || s.out.end == s.out.base || s.out.end-s.out.base > shortStream
+		if done {
+			s.logged = false
+		}
+		s.mu.Unlock()
+		if !done {
+			c.mu.Lock()
+			c.short.push(e)
+			c.mu.Unlock()
+			return // those behind it are younger
+		}
+	}
+}
+
+// onLeave takes the peer's word that it sends nothing more on the carrier. We answer with ours, and
+// the edge closes.
+func (t *tunnel) onLeave(c *carrier) {
+	if c.leaving.Swap(true) {
+		if t.client {
+			c.close()
+		}
+		return
+	}
+	t.evacuate(c)
+	c.send(wire.AppendLeave)
+	t.changed()
+}

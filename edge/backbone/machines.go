@@ -1,6 +1,9 @@
 package backbone
 
-import "time"
+import (
+	"sync"
+	"time"
+)
 
 // levels of a scheduler: by bytes of service a stream has had lately.
 const levels = 3
@@ -199,4 +202,71 @@ func (t *tombstones) add(id uint64, now time.Duration) {
 // has reports whether a stream is remembered.
 func (t *tombstones) has(id uint64) bool {
 	return (t.young[id>>6]|t.old[id>>6])&(1<<(id&63)) != 0
+}
+
+// streamShards is a power of two: the readers of many carriers look up streams at once.
+const streamShards = 16
+
+// A streamTable finds streams by their numbers.
+type streamTable struct {
+	shards [streamShards]struct {
+		mu sync.RWMutex
+		m  map[uint64]*Stream
+	}
+}
+
+// add reports false if there is one with that number already.
+func (t *streamTable) add(s *Stream) bool {
+	sh := &t.shards[s.id%streamShards]
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if sh.m[s.id] != nil {
+		return false
+	}
+	if sh.m == nil {
+		sh.m = make(map[uint64]*Stream)
+	}
+	sh.m[s.id] = s
+	return true
+}
+
+func (t *streamTable) get(id uint64) *Stream {
+	sh := &t.shards[id%streamShards]
+	sh.mu.RLock()
+	defer sh.mu.RUnlock()
+	return sh.m[id]
+}
+
+func (t *streamTable) remove(id uint64) {
+	sh := &t.shards[id%streamShards]
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	delete(sh.m, id)
+}
+
+// len returns the number of streams.
+func (t *streamTable) len() (n int) {
+	for i := range t.shards {
+		sh := &t.shards[i]
+		sh.mu.RLock()
+		n += len(sh.m)
+		sh.mu.RUnlock()
+	}
+	return n
+}
+
+// each calls f with every stream that was there when it began, without holding a lock.
+func (t *streamTable) each(f func(*Stream)) {
+	var all []*Stream
+	for i := range t.shards {
+		sh := &t.shards[i]
+		sh.mu.RLock()
+		for _, s := range sh.m {
+			all = append(all, s)
+		}
+		sh.mu.RUnlock()
+	}
+	for _, s := range all {
+		f(s)
+	}
 }

@@ -226,3 +226,56 @@ func (s *Stream) emitAck(b *batch) {
 	s.awaitBack = s.awaitBack || s.sendBack
 	s.sendBack = false
 }
+
+// leave takes the stream from carrier c, which nothing can be expected of any more, to another one
+// (nil: to none, it is parked). Everything that the peer may not have got is said again, so that
+// nothing depends on c from now on. The caller holds mu.
+func (s *Stream) leave(c, to *carrier) {
+	bit := uint64(1) << c.slot
+	if s.queued == c {
+		s.queued = nil
+	}
+	s.needOpen = s.open != nil
+	s.needRes = s.result != nil
+	s.needAck = s.needAck || s.taken > 0 || s.finTaken
+	s.sendBack = s.sendBack || s.awaitBack
+	if s.dataOn&bit != 0 {
+		s.out.rewind()
+		s.finSent = s.finSent && s.finAcked
+	}
+	s.used &^= bit
+	s.dataOn &^= bit
+	if s.car == c {
+		s.moveTo(to, c)
+	}
+}
+
+// moveTo makes to the stream's carrier; nil parks it until there is one besides not. The caller
+// holds mu.
+func (s *Stream) moveTo(to, not *carrier) {
+	if to == nil {
+		s.t.parked.Store(true)
+		to = s.t.pick(not) // one that joined before it could see the mark
+	}
+	load := int64(s.out.end - s.out.base)
+	if s.car != nil {
+		s.car.load.Add(-load)
+	}
+	if s.car = to; to != nil {
+		to.load.Add(load)
+	}
+	s.moves++
+	s.touched = s.t.env.now()
+	s.t.env.metrics.moves.Inc()
+}
+
+// lost is called for every stream of the tunnel when a carrier has ended.
+func (s *Stream) lost(c *carrier) {
+	s.mu.Lock()
+	defer s.unlock()
+	if s.dead || s.car != c && s.used&(1<<c.slot) == 0 {
+		return
+	}
+	s.leave(c, s.t.pick(c))
+	s.enqueue()
+}
