@@ -5,6 +5,7 @@ import (
 	"runtime/debug"
 
 	"github.com/nearcast/nearcast/edge/agent"
+	"github.com/nearcast/nearcast/edge/listen"
 	"github.com/nearcast/nearcast/edge/probe"
 	"github.com/nearcast/nearcast/edge/steer"
 	"github.com/nearcast/nearcast/proto/model"
@@ -17,12 +18,14 @@ type plan struct {
 	targets  []probe.Target
 	table    *steer.Table
 	view     steer.View
-	traffic  trafficPlan
+	bindings []listen.Binding // doors for clients
+	drained  bool             // no new flows
 }
 
-// apply makes a snapshot take effect, in the order probe → steer → backbone → gateway → listen: an
-// address is opened only when what comes in there can be served. Everything that can be refused is
-// worked out first, so that a refusal leaves no trace. If taking effect panics, the snapshot before
+// apply makes a snapshot take effect, in the order probe → backbone → gateway → steer → listen: flows
+// are steered only to what knows the snapshot already, and an address is opened only when what comes in
+// there can be served. Everything that can be refused is worked out first (the steering table, too), so
+// that a refusal leaves no trace. If taking effect panics, the snapshot before
 // takes effect again.
 func (n *Node) apply(s *model.Snapshot) (err error) {
 	n.mu.Lock()
@@ -59,8 +62,9 @@ func (n *Node) plan(s *model.Snapshot) (plan, error) {
 		}
 	}
 	p.table = steer.Compile(s, n.self, p.view)
+	p.drained = n.drained(s)
 	var err error
-	p.traffic, err = n.traffic.plan(s, p.table, n.drained(s))
+	p.bindings, err = n.traffic.plan(p.table)
 	return p, err
 }
 
@@ -69,9 +73,8 @@ func (n *Node) take(p plan) {
 	if n.prober != nil {
 		n.prober.SetTargets(p.targets, p.rules)
 	}
-	n.setTable(p.table, p.view)
 	n.mesh.SetSnapshot(p.snapshot)
-	n.mesh.SetDraining(n.drained(p.snapshot))
+	n.mesh.SetDraining(p.drained)
 	if n.pool != nil {
 		n.pool.SetPeers(p.snapshot.Nodes)
 	}
@@ -79,7 +82,10 @@ func (n *Node) take(p plan) {
 		n.server.SetPeers(p.snapshot.Nodes)
 	}
 	n.snapshot.Store(p.snapshot)
-	n.traffic.take(p)
+	n.traffic.gateway.SetDraining(p.drained)
+	n.traffic.gateway.Apply(p.snapshot)
+	n.setTable(p.table, p.view)
+	n.traffic.open(p.bindings, p.drained)
 	n.changed() // the gateway's own word may have changed with it
 }
 

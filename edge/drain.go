@@ -1,6 +1,10 @@
 package edge
 
-import "time"
+import (
+	"time"
+
+	"github.com/nearcast/nearcast/edge/relay"
+)
 
 // drain takes this node out of use without harm: in the reverse of the order in which a snapshot
 // takes effect, it closes the doors for clients, tells the edges to open nothing more here, and then
@@ -10,7 +14,10 @@ func (n *Node) drain(failed <-chan error) {
 	began := time.Now()
 	n.mesh.SetDraining(true)
 	n.mu.Lock()
-	n.traffic.close()
+	if t := n.table.Load(); t != nil {
+		n.traffic.open(relay.Bindings(t), true)
+	}
+	n.traffic.gateway.SetDraining(true)
 	n.mu.Unlock()
 	if n.server != nil {
 		n.server.Drain()

@@ -39,6 +39,7 @@ type Node struct {
 	pool    *backbone.Pool   // edges
 	server  *backbone.Server // gateways
 	traffic *traffic
+	memory  *backbone.Memory // of all streams
 
 	table    atomic.Pointer[steer.Table]
 	snapshot atomic.Pointer[model.Snapshot]
@@ -164,8 +165,9 @@ func (n *Node) identify(ctx context.Context) (*identity.Credentials, error) {
 // build makes the parts that this node's roles need.
 func (n *Node) build(creds *identity.Credentials) error {
 	n.self = model.NodeID(creds.Subject().Name)
+	n.memory = backbone.NewMemory(int64(memoryHeld * float64(n.cfg.MemoryMax))) // of 0: its default
 	common := backbone.Common{
-		Credentials: creds, Memory: n.memory(), Log: n.log.With("room", "backbone"), Metrics: n.registry,
+		Credentials: creds, Memory: n.memory, Log: n.log.With("room", "backbone"), Metrics: n.registry,
 	}
 	var err error
 	if n.cfg.Gateway {
@@ -191,11 +193,6 @@ func (n *Node) build(creds *identity.Credentials) error {
 	return n.buildTraffic(common)
 }
 
-// memory returns the budget of all streams of this node.
-func (n *Node) memory() *backbone.Memory {
-	return backbone.NewMemory(int64(memoryHeld * float64(n.cfg.MemoryMax))) // 0: its default
-}
-
 // startAll starts the parts, in the order in which a snapshot is applied. The agent is last, since a
 // snapshot that it brings touches all others.
 func (n *Node) startAll(parts *rooms) {
@@ -203,12 +200,6 @@ func (n *Node) startAll(parts *rooms) {
 		parts.start("probe", n.prober.Run)
 	}
 	parts.start("mesh", n.mesh.Run)
-	if n.pool != nil {
-		parts.start("backbone pool", n.pool.Run)
-	}
-	if n.server != nil {
-		parts.start("backbone server", n.server.Run)
-	}
 	n.traffic.start(parts)
 	parts.start("steer", n.recompile)
 	n.up.Store(true)
@@ -225,9 +216,11 @@ func (n *Node) alive(id model.NodeID) {
 // verdict acts on what the prober holds of an endpoint: on this gateway at once, on the edges by the
 // tunnels, and on everybody else by the controllers.
 func (n *Node) verdict(v probe.Verdict) {
+	// While a snapshot takes effect the prober may know endpoints that the gateway does not yet.
+	n.mu.Lock()
 	n.traffic.verdict(v)
+	n.mu.Unlock()
 	n.agent.ReportHealth(agent.Health(v))
-	n.changed()
 }
 
 // changed has the table compiled anew.
@@ -271,7 +264,6 @@ func (n *Node) refresh() {
 	if s == nil {
 		return
 	}
-	n.traffic.announce()
 	view := n.view()
 	if n.table.Load() != nil && !isNews(n.compiled, view) {
 		return
@@ -287,4 +279,5 @@ func (n *Node) setTable(t *steer.Table, v steer.View) {
 	v.Previous = nil // or each table would keep all before it
 	n.compiled = v
 	n.table.Store(t)
+	n.traffic.setTable(t)
 }

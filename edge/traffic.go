@@ -1,45 +1,235 @@
 package edge
 
 import (
+	"fmt"
+	"slices"
+	"sync/atomic"
+
 	"github.com/nearcast/nearcast/edge/backbone"
+	"github.com/nearcast/nearcast/edge/datagram"
+	"github.com/nearcast/nearcast/edge/flow"
+	"github.com/nearcast/nearcast/edge/gateway"
+	"github.com/nearcast/nearcast/edge/listen"
 	"github.com/nearcast/nearcast/edge/probe"
+	"github.com/nearcast/nearcast/edge/relay"
 	"github.com/nearcast/nearcast/edge/steer"
 	"github.com/nearcast/nearcast/proto/model"
-	"github.com/nearcast/nearcast/proto/wire"
 )
 
-type traffic struct{ n *Node }
-type trafficPlan struct{}
+// traffic is the parts that flows go through: doors (edges), relays (edges), tunnels, and the gateway.
+// An edge has a gateway, too: it dials regions that have none.
+type traffic struct {
+	n         *Node
+	transport *datagram.Transport
+	gateway   *gateway.Gateway
+	tcp       *relay.TCP
+	udp       *relay.UDP
+	doors     *listen.Set
 
-// TrafficStatus is.
-type TrafficStatus struct{}
+	doorsShut atomic.Pointer[error] // which of the doors could not be opened at first, and why
+}
 
-func (n *Node) buildTraffic(common backbone.Common) error {
-	n.traffic = &traffic{n}
-	var err error
-	if n.cfg.Edge {
-		n.pool, err = backbone.NewPool(backbone.PoolConfig{Common: common, Self: n.self})
+// buildTraffic makes the parts that this node's roles need. After an error nothing is left open.
+func (n *Node) buildTraffic(common backbone.Common) (err error) {
+	t := &traffic{n: n}
+	n.traffic = t
+	carriers := datagram.Config{Log: n.log.With("room", "datagram"), Metrics: n.registry}
+	if n.cfg.Gateway {
+		carriers.Listen = n.cfg.BackboneListen
+	}
+	if t.transport, err = datagram.New(carriers); err != nil {
+		return fmt.Errorf("--backbone-listen: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			t.transport.Close()
+		}
+	}()
+	common.Transport = t.transport
+	t.gateway, err = gateway.New(gateway.Config{
+		Self: n.self, MaxFlows: n.cfg.MaxFlows, MaxSessions: n.cfg.MaxFlows,
+		SendDatagrams: t.toEdge, LocalDatagrams: t.fromGateway, OnGroups: t.onGroups,
+		Log: n.log.With("room", "gateway"), Metrics: n.registry,
+	})
+	if err != nil {
+		return err
+	}
+	if n.cfg.Gateway {
+		accept := common
+		accept.HandleDatagrams = t.gateway.HandleDatagrams
+		n.server, err = backbone.NewServer(backbone.ServerConfig{
+			Common: accept, Listen: n.cfg.BackboneListen, HandleStream: t.gateway.HandleStream,
+		})
 		if err != nil {
 			return err
 		}
-		n.pool.OnChange(n.changed)
 	}
-	if n.cfg.Gateway {
-		n.server, err = backbone.NewServer(backbone.ServerConfig{
-			Common: common, Listen: n.cfg.BackboneListen,
-			HandleStream: func(s *backbone.Stream, open *wire.Open) backbone.Sink { return nil },
-		})
+	if n.cfg.Edge {
+		return n.buildEdge(common)
 	}
+	return nil
+}
+
+func (n *Node) buildEdge(common backbone.Common) (err error) {
+	t := n.traffic
+	common.HandleDatagrams = t.fromGateway
+	n.pool, err = backbone.NewPool(backbone.PoolConfig{Common: common, Self: n.self})
+	if err != nil {
+		return err
+	}
+	n.pool.OnChange(n.changed)
+	cfg := relay.Config{
+		Self: n.self, Pool: n.pool, Gateway: t.gateway, Memory: common.Memory, MaxFlows: n.cfg.MaxFlows,
+		Log: n.log.With("room", "relay"), Metrics: n.registry,
+	}
+	if t.tcp, err = relay.NewTCP(cfg); err != nil {
+		return err
+	}
+	if t.udp, err = relay.NewUDP(cfg); err != nil {
+		return err
+	}
+	t.doors, err = listen.New(listen.Config{
+		HandleTCP: t.tcp.Handle, HandleUDP: t.udp.HandleUDP, ManageAddresses: n.cfg.ManageAddresses,
+		Log: n.log.With("room", "listen"), Metrics: n.registry,
+	})
 	return err
 }
-func (t *traffic) start(parts *rooms)                                                {}
-func (t *traffic) verdict(v probe.Verdict)                                           {}
-func (t *traffic) announce()                                                         {}
-func (t *traffic) groups() map[model.GroupID]bool                                    { return nil }
-func (t *traffic) plan(*model.Snapshot, *steer.Table, bool) (p trafficPlan, e error) { return }
-func (t *traffic) take(p plan)                                                       {}
-func (t *traffic) close()                                                            {}
-func (t *traffic) flows() int                                                        { return 0 }
-func (t *traffic) status() TrafficStatus                                             { return TrafficStatus{} }
-func (t *traffic) missing() []string                                                 { return nil }
-func (t *traffic) notes() []string                                                   { return nil }
+
+// start starts the parts that carry flows, from the inside out.
+func (t *traffic) start(parts *rooms) {
+	parts.start("datagrams", t.transport.Run)
+	if t.n.pool != nil {
+		parts.start("backbone pool", t.n.pool.Run)
+	}
+	if t.n.server != nil {
+		parts.start("backbone server", t.n.server.Run)
+	}
+	parts.start("gateway", t.gateway.Run)
+	if t.doors != nil {
+		parts.start("relay of TCP", t.tcp.Run)
+		parts.start("relay of UDP", t.udp.Run)
+		parts.start("listen", t.doors.Run)
+	}
+}
+
+// toEdge sends the gateway's datagrams to an edge.
+func (t *traffic) toEdge(peer model.NodeID, msgs [][]byte) int {
+	if t.n.server == nil {
+		return 0
+	}
+	return t.n.server.SendDatagrams(peer, msgs)
+}
+
+// fromGateway takes datagrams of gateways, this node's own among them.
+func (t *traffic) fromGateway(peer model.NodeID, msgs [][]byte) {
+	if t.udp != nil {
+		t.udp.HandleDatagrams(peer, msgs)
+	}
+}
+
+// onGroups tells every edge which groups can be served here, and steers by it.
+func (t *traffic) onGroups(groups map[model.GroupID]bool) {
+	if t.n.server != nil {
+		t.n.server.AnnounceGroups(groups)
+	}
+	t.n.changed()
+}
+
+// verdict has the gateway act on the prober's word.
+func (t *traffic) verdict(v probe.Verdict) {
+	t.gateway.SetVerdict(v.Group, v.Endpoint, v.State)
+}
+
+// groups is this gateway's own word on the groups of its region; nil on a node that is none.
+func (t *traffic) groups() map[model.GroupID]bool {
+	if t.n.server == nil {
+		return nil
+	}
+	return t.gateway.Groups()
+}
+
+// plan works out which doors to open, and refuses what could not be open whatever the machine's state.
+func (t *traffic) plan(table *steer.Table) ([]listen.Binding, error) {
+	if t.doors == nil {
+		return nil, nil
+	}
+	bindings := relay.Bindings(table)
+	return bindings, t.doors.Check(bindings)
+}
+
+// setTable has new flows go by a table.
+func (t *traffic) setTable(table *steer.Table) {
+	if t.doors != nil {
+		t.tcp.SetTable(table)
+		t.udp.SetTable(table)
+	}
+}
+
+// open opens the doors for clients and closes all others. One that cannot be opened here and now
+// (another process has the port) does not refuse the snapshot: that would keep this node from every
+// other change, too. The node says so, is not ready, and the door is tried again.
+//
+// A node that takes no new flows closes its doors for TCP. Those for UDP stay, since answers leave
+// through them; new flows are refused there.
+func (t *traffic) open(bindings []listen.Binding, drained bool) {
+	if t.doors == nil {
+		return
+	}
+	if drained {
+		bindings = slices.DeleteFunc(slices.Clone(bindings), func(b listen.Binding) bool {
+			return b.Proto == flow.TCP
+		})
+	}
+	t.udp.SetDraining(drained)
+	err := t.doors.Apply(bindings)
+	if err != nil {
+		t.n.log.Error("open listeners; trying on", "error", err)
+	}
+	t.doorsShut.Store(&err)
+}
+
+// flows returns the flows that this node carries now.
+func (t *traffic) flows() int {
+	s := t.status()
+	return s.TCP + s.UDP + s.EndpointTCP + s.EndpointUDP
+}
+
+// TrafficStatus is what a node carries.
+type TrafficStatus struct {
+	TCP         int   `json:"tcp"`               // flows of clients here
+	UDP         int   `json:"udp"`               //
+	EndpointTCP int   `json:"endpoint_tcp"`      // flows to endpoints from here
+	EndpointUDP int   `json:"endpoint_udp"`      //
+	Missing     int   `json:"sockets_missing"`   // listening sockets that could not be opened yet
+	Memory      int64 `json:"memory_held_bytes"` // by streams
+}
+
+func (t *traffic) status() TrafficStatus {
+	var s TrafficStatus
+	s.EndpointTCP, s.EndpointUDP = t.gateway.Flows()
+	if t.doors != nil {
+		s.TCP, s.UDP = t.tcp.Flows(), t.udp.Flows()
+		s.Missing = t.doors.Missing()
+	}
+	s.Memory = t.n.memory.Used()
+	return s
+}
+
+// notes says what flows go without here.
+func (t *traffic) notes() []string { return nil }
+
+// missing says which doors are not open although they should be.
+func (t *traffic) missing() []string {
+	if t.doors == nil {
+		return nil
+	}
+	n := t.doors.Missing()
+	if n == 0 {
+		return nil
+	}
+	text := fmt.Sprintf("%d listening sockets are not open; trying on", n)
+	if err := t.doorsShut.Load(); err != nil && *err != nil {
+		text += ": " + (*err).Error()
+	}
+	return []string{text}
+}

@@ -43,7 +43,7 @@ func (d *delegate) note(n *memberlist.Node, arrived bool) {
 	addr, _ := netip.AddrFromSlice(n.Addr)
 	d.m.mu.Lock()
 	defer d.m.mu.Unlock()
-	if d.m.stopped {
+	if d.m.left.Load() {
 		return
 	}
 	member := Member{ID: id, Address: netip.AddrPortFrom(addr.Unmap(), n.Port), Meta: meta, Since: time.Now()}
@@ -63,7 +63,7 @@ func (d *delegate) NotifyLeave(n *memberlist.Node) {
 	id := model.NodeID(n.Name)
 	d.m.mu.Lock()
 	defer d.m.mu.Unlock()
-	if d.m.stopped || id == d.m.cfg.Node {
+	if d.m.left.Load() || id == d.m.cfg.Node {
 		return
 	}
 	if n.State == memberlist.StateLeft {

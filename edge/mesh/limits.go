@@ -34,14 +34,14 @@ const (
 	// joinTargets is how many absent nodes one round tries. One that answers brings all others.
 	joinTargets = 3
 
-	// leaveWait bounds the farewell, updateWait the news of changed metadata. Both leave with
-	// ordinary gossip, twice a second.
-	leaveWait  = 2 * time.Second
+	// leaveWait is how long the farewell may take: one round of gossip reaches up to four others, who
+	// pass it on. updateWait is the same for changed metadata, which has more time.
+	leaveWait  = 600 * time.Millisecond
 	updateWait = 2 * time.Second
 
 	// stopWait bounds how long Run waits for memberlist's goroutines after its sockets are closed. A
 	// probe that waits for its own timer may outlast it; it holds nothing and calls nothing of ours.
-	stopWait = time.Second
+	stopWait = 250 * time.Millisecond
 
 	// logsPerSecond bounds what memberlist may log; it logs every bad packet, and anybody can send
 	// those.

@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -82,6 +83,7 @@ type Mesh struct {
 	cfg     Config
 	metrics *metrics
 	wake    chan struct{} // 1: something for Run to look at
+	left    atomic.Bool   // Run is ending: what memberlist still calls is ignored
 
 	// Lock order: memberlist calls the delegate with its own lock held, so under mu nothing of
 	// memberlist is called.
@@ -92,7 +94,6 @@ type Mesh struct {
 	metaNew  bool // meta has changed and others have not been told
 	members  map[model.NodeID]Member
 	arrivals []model.NodeID // for OnAlive
-	stopped  bool
 }
 
 // New returns a mesh that does nothing until Run runs and a snapshot with keys is set.
@@ -202,9 +203,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 	if err := list.Leave(leaveWait); err != nil {
 		m.cfg.Log.Debug("leave the mesh", "error", err)
 	}
-	m.mu.Lock()
-	m.stopped = true
-	m.mu.Unlock()
+	m.left.Store(true)
 	err = list.Shutdown()
 	<-joined
 	mark.wait(stopWait)
@@ -226,7 +225,7 @@ func (m *Mesh) create(t *transport) (*memberlist.Memberlist, *memberlist.Keyring
 	cfg.GossipVerifyIncoming, cfg.GossipVerifyOutgoing = true, true
 	cfg.TCPTimeout = streamTimeout
 	cfg.DeadNodeReclaimTime = reclaimAfter
-	cfg.Logger = log.New(newLogWriter(m.cfg.Log, m.metrics), "", 0)
+	cfg.Logger = log.New(newLogWriter(m), "", 0)
 	d := &delegate{m}
 	cfg.Delegate, cfg.Events, cfg.Alive, cfg.Conflict = d, d, d, d
 	if m.cfg.profile != nil {

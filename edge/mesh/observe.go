@@ -50,22 +50,26 @@ func newMetrics(r prometheus.Registerer, mesh *Mesh) *metrics {
 }
 
 // logWriter passes memberlist's lines to slog. On a wide network most of what memberlist calls errors
-// is ordinary loss, so nothing of it is more than a warning.
+// is ordinary loss, and most of its warnings are ordinary restarts: each is one level less here.
 type logWriter struct {
 	log     *slog.Logger
 	limit   *rate.Limiter
 	dropped prometheus.Counter
+	stopped func() bool // then nothing is worth saying
 }
 
-func newLogWriter(log *slog.Logger, m *metrics) *logWriter {
-	return &logWriter{log: log, limit: rate.NewLimiter(logsPerSecond, logsBurst), dropped: m.logsDropped}
+func newLogWriter(mesh *Mesh) *logWriter {
+	return &logWriter{
+		log: mesh.cfg.Log, limit: rate.NewLimiter(logsPerSecond, logsBurst), dropped: mesh.metrics.logsDropped,
+		stopped: mesh.left.Load,
+	}
 }
 
 // Write implements io.Writer for one line.
 func (w *logWriter) Write(line []byte) (int, error) {
 	level, text := logLevel(string(line))
 	switch {
-	case !w.log.Enabled(context.Background(), level):
+	case w.stopped() || !w.log.Enabled(context.Background(), level):
 	case !w.limit.Allow():
 		w.dropped.Inc()
 	default:
@@ -83,7 +87,7 @@ func logLevel(line string) (slog.Level, string) {
 		switch name {
 		case "DEBUG":
 			level = slog.LevelDebug
-		case "WARN", "ERR":
+		case "ERR":
 			level = slog.LevelWarn
 		}
 	}
