@@ -9,8 +9,13 @@ export GOTOOLCHAIN ?= local
 BUF_VERSION := v1.75.0
 PROTOC_GEN_GO_VERSION := v1.36.12
 PROTOC_GEN_GO_GRPC_VERSION := v1.6.2
+BPF2GO_VERSION := v0.22.0
+# One compiler makes the committed kernel objects, so that the same source gives the same bytes.
+export BPF2GO_CC ?= clang-14
+export BPF2GO_CFLAGS := -O2 -g -Wall -Werror -I../include \
+	-idirafter /usr/include/x86_64-linux-gnu -idirafter /usr/include/aarch64-linux-gnu
 
-.PHONY: all build demo test test-unit test-root bench generate check-generated deps clean help
+.PHONY: all build demo test test-unit test-root bench generate generate-bpf check-generated deps clean help
 
 all: build
 
@@ -45,12 +50,17 @@ $(TOOLS)/protoc-gen-go:
 	GOBIN=$(CURDIR)/$(TOOLS) go install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO_VERSION)
 $(TOOLS)/protoc-gen-go-grpc:
 	GOBIN=$(CURDIR)/$(TOOLS) go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@$(PROTOC_GEN_GO_GRPC_VERSION)
+$(TOOLS)/bpf2go:
+	GOBIN=$(CURDIR)/$(TOOLS) go install github.com/cilium/ebpf/cmd/bpf2go@$(BPF2GO_VERSION)
 
-generate: $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc ## remake the committed generated files
+generate-bpf: $(TOOLS)/bpf2go ## remake the committed kernel objects (needs clang-14, llvm-14, libbpf-dev)
+	PATH="$(CURDIR)/$(TOOLS):$$PATH" go generate ./bpf/...
+
+generate: generate-bpf $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc ## remake the committed generated files
 	cd proto && PATH="$(CURDIR)/$(TOOLS):$$PATH" buf lint && PATH="$(CURDIR)/$(TOOLS):$$PATH" buf generate
 
 check-generated: generate ## fail if generated files are stale
-	git diff --exit-code -- '*.pb.go'
+	git diff --exit-code -- '*.pb.go' '*_bpfel.go' '*_bpfel.o'
 
 clean: ## remove what was built
 	rm -rf $(BIN) .cache bench-results

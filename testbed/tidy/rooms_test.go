@@ -19,11 +19,13 @@ proto/wire:
 proto/identity:
 proto/model:             proto/nearcast/v1
 
+bpf/dispatch:
+
 edge/flow:
 edge/udpio:
 edge/datagram:           proto/wire edge/udpio
 edge/steer:              proto/model edge/flow
-edge/listen:             proto/model edge/flow edge/udpio
+edge/listen:             proto/model edge/flow edge/udpio bpf/dispatch
 edge/backbone:           proto/model proto/wire proto/identity edge/datagram
 edge/proxyproto:
 edge/pump:               proto/wire edge/backbone
