@@ -66,7 +66,8 @@ func (g *Gateway) find(open *wire.Open, local bool) (*plan, *groupPlan, *OpenErr
 	switch {
 	case open.HopsLeft == 0:
 		return nil, nil, &OpenError{Code: wire.OpenHops}
-	case g.draining.Load() && !local:
+	case g.draining.Load() && !local && open.Flags&wire.OpenFailOpen == 0:
+		// A flow that fails open has tried everything else: drained is better than nothing.
 		return nil, nil, &OpenError{Code: wire.OpenDraining}
 	}
 	group := p.groups[model.GroupID(open.Group)]
@@ -105,23 +106,32 @@ func (k *pick) next() (e *model.Endpoint, more bool) {
 	if len(k.tried) == triesMax {
 		return nil, false
 	}
-	picker := k.group.picker.Load()
 	skip := func(i int) bool { return slices.Contains(k.tried, i) }
 	i := -1
 	if k.g.trouble.any() {
-		i = picker.Pick(k.hash, k.open, func(i int) bool {
+		i = k.choose(func(i int) bool {
 			return skip(i) || k.g.trouble.has(k.group.ID, k.group.Endpoints[i].ID)
 		})
 	}
 	if i < 0 {
-		i = picker.Pick(k.hash, k.open, skip)
+		i = k.choose(skip)
 	}
 	if i < 0 {
 		return nil, false
 	}
 	k.tried = append(k.tried, i)
-	more = len(k.tried) < triesMax && picker.Pick(k.hash, k.open, skip) >= 0
+	more = len(k.tried) < triesMax && k.choose(skip) >= 0
 	return &k.group.Endpoints[i], more
+}
+
+// choose picks a healthy endpoint, and for a flow that fails open any if there is none: the edge may
+// have found nothing for another reason than health.
+func (k *pick) choose(skip func(int) bool) int {
+	picker := k.group.picker.Load()
+	if i := picker.Pick(k.hash, false, skip); i >= 0 || !k.open {
+		return i
+	}
+	return picker.Pick(k.hash, true, skip)
 }
 
 // dial connects a TCP flow to the first endpoint that takes it.

@@ -167,8 +167,9 @@ func (g *Gateway) start(f func()) bool {
 	return true
 }
 
-// SetDraining has new flows refused (OpenDraining), so that edges take them elsewhere. Those that are
-// there go on. This node's own relay is still served.
+// SetDraining has new flows refused (OpenDraining), so that edges take them elsewhere; those for which
+// there is no elsewhere come back failing open, and are taken. Those that are there go on. This node's
+// own relay is still served.
 func (g *Gateway) SetDraining(on bool) { g.draining.Store(on) }
 
 // Flows returns the numbers of TCP flows and UDP sessions.

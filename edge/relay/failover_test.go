@@ -250,6 +250,11 @@ func TestDrainingGateway(t *testing.T) {
 	if _, err := io.ReadFull(old, make([]byte, 1)); err != nil {
 		t.Errorf("an established flow was touched: %v", err)
 	}
+	// With everything draining, draining is better than nothing.
+	w.gates["gw-y"].gateway.SetDraining(true)
+	if _, err := ask(w.dial(), "hi"); err != nil {
+		t.Errorf("the last resort: %v", err)
+	}
 }
 
 // refusal connects and returns what becomes of it. (On loopback a reset may be quicker than connect.)
