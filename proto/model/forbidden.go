@@ -11,16 +11,28 @@ import (
 // and at every dial after its name was resolved (a name may resolve to another address by then).
 type EndpointRules struct {
 	allow   []netip.Prefix
-	anycast map[netip.Addr]bool
-	listens map[netip.Addr][]PortRange
+	anycast map[netip.Addr][]PortRange // accelerated addresses and what listeners serve there
+	serving map[netip.Addr]bool        // nodes' own addresses, which serve node pools
+	ports   portSet                    // that listeners of node pools serve, on all of them
 	own     map[netip.AddrPort]string
 }
+
+// portSet is a set of ports, one bit each.
+type portSet [1 << 16 / 64]uint64
+
+func (s *portSet) add(r PortRange) {
+	for p := uint32(r.From); p <= uint32(r.To); p++ {
+		s[p/64] |= 1 << (p % 64)
+	}
+}
+
+func (s *portSet) has(port uint16) bool { return s[port/64]&(1<<(port%64)) != 0 }
 
 // NewEndpointRules compiles the rules of a snapshot. A nil snapshot has the general rules only.
 func NewEndpointRules(s *Snapshot) *EndpointRules {
 	r := &EndpointRules{
-		anycast: map[netip.Addr]bool{},
-		listens: map[netip.Addr][]PortRange{},
+		anycast: map[netip.Addr][]PortRange{},
+		serving: map[netip.Addr]bool{},
 		own:     map[netip.AddrPort]string{},
 	}
 	if s == nil {
@@ -32,13 +44,14 @@ func NewEndpointRules(s *Snapshot) *EndpointRules {
 		a := &s.Accelerators[i]
 		addresses[a.ID] = a.Addresses
 		for _, addr := range a.Addresses {
-			r.anycast[addr.Unmap()] = true
+			r.anycast[addr.Unmap()] = nil
 		}
 	}
-	var serving []netip.Addr
 	for i := range s.Nodes {
 		n := &s.Nodes[i]
-		serving = append(serving, n.ServiceAddresses...)
+		for _, addr := range n.ServiceAddresses {
+			r.serving[addr.Unmap()] = true
+		}
 		for _, b := range n.BackboneAddresses {
 			r.own[unmap(b)] = "backbone"
 		}
@@ -47,11 +60,13 @@ func NewEndpointRules(s *Snapshot) *EndpointRules {
 	for i := range s.Listeners {
 		l := &s.Listeners[i]
 		at := addresses[l.Accelerator]
-		if len(at) == 0 { // a node pool: every node's own addresses serve
-			at = serving
-		}
 		for _, addr := range at {
-			r.listens[addr.Unmap()] = append(r.listens[addr.Unmap()], l.PortRanges...)
+			r.anycast[addr.Unmap()] = append(r.anycast[addr.Unmap()], l.PortRanges...)
+		}
+		if len(at) == 0 { // a node pool: every node's own addresses serve
+			for _, ports := range l.PortRanges {
+				r.ports.add(ports)
+			}
 		}
 	}
 	return r
@@ -66,15 +81,19 @@ func NewEndpointRules(s *Snapshot) *EndpointRules {
 func (r *EndpointRules) Check(to netip.AddrPort) error {
 	to = unmap(to)
 	addr := to.Addr()
-	for _, ports := range r.listens[addr] {
+	ranges, anycast := r.anycast[addr]
+	for _, ports := range ranges {
 		if to.Port() != 0 && ports.Contains(to.Port()) {
 			return fmt.Errorf("%v is served by a listener: a loop", to)
 		}
 	}
+	if r.serving[addr] && to.Port() != 0 && r.ports.has(to.Port()) {
+		return fmt.Errorf("%v is served by a listener: a loop", to)
+	}
 	if allowed(addr, r.allow) {
 		return nil
 	}
-	if r.anycast[addr] {
+	if anycast {
 		return fmt.Errorf("%v is an accelerated address: a loop", addr)
 	}
 	if what := r.own[to]; what != "" {
