@@ -15,7 +15,7 @@ export BPF2GO_CC ?= clang-14
 export BPF2GO_CFLAGS := -O2 -g -Wall -Werror -I../include \
 	-idirafter /usr/include/x86_64-linux-gnu -idirafter /usr/include/aarch64-linux-gnu
 
-.PHONY: all build demo test test-unit test-root bench generate generate-bpf check-generated deps clean help
+.PHONY: all build demo test test-unit test-root bench profile generate generate-bpf check-generated deps clean help
 
 all: build
 
@@ -43,6 +43,9 @@ test-root: build ## the worlds: scenario tests that start the built binaries (ro
 
 bench: deps build ## measure beside the peers; results as JSON in bench-results/ (root)
 	@$(BIN)/nearcast-lab bench
+
+profile: deps build ## the raw benchmark with CPU and allocation profiles, in bench-results/ (root); ONLY=UDP: one kind
+	@$(BIN)/nearcast-lab bench raw --profile --only '$(ONLY)'
 
 $(TOOLS)/buf:
 	GOBIN=$(CURDIR)/$(TOOLS) go install github.com/bufbuild/buf/cmd/buf@$(BUF_VERSION)

@@ -13,21 +13,23 @@ import (
 
 func benchCommand() *cobra.Command {
 	var quick bool
-	var results string
+	var results, only string
+	var profile bool
 	cmd := &cobra.Command{
 		Use:   "bench [latency|raw]",
 		Short: "Measure beside the peers in the same run: direct, an HAProxy chain, nginx, the floor",
 		Long: `Measures Nearcast beside what people use today and prints ratios first. "latency" takes downloads in
 worlds with distance and loss; "raw" takes the chain without delay: throughput, connections, requests,
 datagrams, CPU time and memory. Without an argument it does both. The report is kept as JSON.`,
-		Example:   "  sudo nearcast-lab bench\n  sudo nearcast-lab bench raw --quick",
+		Example: "  sudo nearcast-lab bench\n  sudo nearcast-lab bench raw --quick\n" +
+			"  sudo nearcast-lab bench raw --only UDP --profile",
 		Args:      cobra.MatchAll(cobra.MaximumNArgs(1), cobra.OnlyValidArgs),
 		ValidArgs: []string{"latency", "raw"},
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if err := needRoot(); err != nil {
 				return err
 			}
-			opt := bench.Options{Quick: quick}
+			opt := bench.Options{Quick: quick, Only: only}
 			if opt.Bin, err = binDir(); err != nil {
 				return err
 			}
@@ -35,6 +37,9 @@ datagrams, CPU time and memory. Without an argument it does both. The report is 
 				return err
 			}
 			begin := time.Now()
+			if profile {
+				opt.Profiles = filepath.Join(results, "profiles-"+begin.UTC().Format("20060102-150405"))
+			}
 			opt.Say = func(format string, a ...any) {
 				fmt.Fprintf(cmd.OutOrStdout(), "%6.1fs  %s\n", time.Since(begin).Seconds(), fmt.Sprintf(format, a...))
 			}
@@ -65,6 +70,8 @@ datagrams, CPU time and memory. Without an argument it does both. The report is 
 		},
 	}
 	cmd.Flags().BoolVar(&quick, "quick", false, "fewer and shorter runs: to see that it works, not to quote")
+	cmd.Flags().StringVar(&only, "only", "", "of raw, measure only the kinds of load whose name contains this `text`")
+	cmd.Flags().BoolVar(&profile, "profile", false, "of raw, keep CPU and allocation profiles of edge and gateway, too")
 	cmd.Flags().StringVar(&results, "results", "bench-results", "directory for the JSON report")
 	return cmd
 }

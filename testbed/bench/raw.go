@@ -115,11 +115,14 @@ func (b *rawBench) all(ctx context.Context) error {
 		{"UDP request/reply, 64 flows", "requests/s", "request", 1, 64, datagrams, true},
 	}
 	for _, k := range kinds {
+		if !strings.Contains(k.what, b.opt.Only) {
+			continue
+		}
 		for _, s := range b.systems {
 			if (k.udp && !s.udp.IsValid()) || (!k.udp && !s.tcp.IsValid()) {
 				continue
 			}
-			count, cpu, took, err := b.drive(ctx, s, k.workers, k.work)
+			count, cpu, took, err := b.drive(ctx, s, k.what, k.workers, k.work)
 			if err != nil {
 				return fmt.Errorf("%s, %s: %w", k.what, s.name, err)
 			}
@@ -131,6 +134,9 @@ func (b *rawBench) all(ctx context.Context) error {
 			b.add(r)
 		}
 	}
+	if !strings.Contains("memory of an idle flow", b.opt.Only) {
+		return nil
+	}
 	return b.idle(ctx)
 }
 
@@ -141,7 +147,7 @@ func (b *rawBench) add(r Raw) {
 
 // drive runs workers in the client's namespace for the bench's time, and returns what they counted
 // and the CPU seconds that edge and gateway spent meanwhile.
-func (b *rawBench) drive(ctx context.Context, s rawSystem, workers int,
+func (b *rawBench) drive(ctx context.Context, s rawSystem, what string, workers int,
 	work func(context.Context, rawSystem, *atomic.Int64) error) (count int64, cpu float64, took time.Duration, err error) {
 	var total atomic.Int64
 	var wg sync.WaitGroup
@@ -160,11 +166,16 @@ func (b *rawBench) drive(ctx context.Context, s rawSystem, workers int,
 		return 0, 0, 0, fmt.Errorf("a worker ended early: %w", err)
 	case <-time.After(time.Second):
 	}
+	profiles := b.profile(ctx, s, what)
 	cpu0, n0, begin := b.cpu(s), total.Load(), time.Now()
 	time.Sleep(b.seconds)
 	cpu1, n1, took := b.cpu(s), total.Load(), time.Since(begin)
+	profiled := profiles()
 	cancel()
 	wg.Wait()
+	if profiled != nil {
+		return 0, 0, 0, profiled
+	}
 	if n1 == n0 {
 		return 0, 0, 0, fmt.Errorf("nothing was done in %v", took)
 	}

@@ -18,7 +18,12 @@ type Options struct {
 	Bin   string // directory with the built binaries
 	Dir   string // for logs and data
 	Quick bool   // fewer runs: to see that it works, not to quote
-	Say   func(format string, args ...any)
+	// Only has RawChain measure just the kinds whose name contains it: "UDP", say.
+	Only string
+	// Profiles is a directory for profiles of edge and gateway under each kind of load. Empty: none are
+	// taken. Taking them costs a few per cent, so a run with profiles is not one to quote.
+	Profiles string
+	Say      func(format string, args ...any)
 }
 
 // Report is everything one run measured, with the machine that it was measured on.

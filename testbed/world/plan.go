@@ -14,6 +14,9 @@ const (
 	portMetricsCtl = 9464
 )
 
+// MetricsAddr is where each node answers on its own loopback: /metrics, /status, /debug/pprof/.
+const MetricsAddr = "127.0.0.1:9465"
+
 // kind says what a host is; it is also the second byte of its address.
 type kind byte
 
