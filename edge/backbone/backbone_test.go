@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/x509"
 	"io"
+	"runtime"
 	"testing"
 
 	"github.com/nearcast/nearcast/proto/identity"
@@ -52,4 +53,26 @@ func otherCA(t *testing.T) *identity.CA {
 		t.Fatal(err)
 	}
 	return ca
+}
+
+func benchCA(b *testing.B) *identity.CA {
+	b.Helper()
+	ca, err := identity.NewCA("test")
+	if err != nil {
+		b.Fatal(err)
+	}
+	return ca
+}
+
+func subjectOf(name string) identity.Subject {
+	return identity.Subject{Kind: identity.KindNode, Name: name}
+}
+
+// heap returns the bytes in use after a collection.
+func heap() int64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }

@@ -23,6 +23,7 @@ type health struct {
 	evacuated  bool          // since it has stalled
 	warmed     bool
 	warmedAt   time.Duration
+	peak       int // the largest congestion window since the last loss, bytes
 	bbr        bool
 	leaveUntil time.Duration // edge: when a carrier that said LEAVE is closed at the latest
 }
@@ -209,26 +210,32 @@ func (t *tunnel) lookTCP(c *carrier, now time.Duration) {
 	c.recovering.Store(recovering)
 	if recovering {
 		t.reinject(c)
+		c.warm(0)
+		h.peak = 0 // what the path carries is less than what we had
 	} else {
 		c.sweepShort()
 	}
+	h.peak = max(h.peak, s.cwndBytes)
 	if w.bbr != h.bbr && t.env.CongestionControl == "" {
 		h.bbr = w.bbr
 		chooseCongestionControl(c.raw, w.bbr)
 	}
-	if t.env.Warm > 0 && s.rtt >= warmRTT && c.load.Load() == 0 &&
-		(!h.warmed || s.cwndBytes < t.env.Warm/2 && now-h.warmedAt > warmAgain && w.loss < lossSome) {
+	if t.env.Warm <= 0 || s.rtt < warmRTT || c.load.Load() > 0 {
+		return
+	}
+	faded := s.cwndBytes < h.peak/2 && now-h.warmedAt > warmAgain && w.loss < lossSome
+	if !h.warmed || faded { // a window fades when the kernel counts a carrier as idle
 		h.warmed, h.warmedAt = true, now
 		c.warm(t.env.Warm)
 	}
 }
 
-// warm sends padding when there is nothing else to send.
+// warm sends n bytes of padding when there is nothing else to send.
 func (c *carrier) warm(n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.warmLeft = n
-	if c.wakes() {
+	if n > 0 && c.wakes() {
 		c.cond.Signal()
 	}
 }

@@ -25,6 +25,7 @@ const (
 	MemoryDefault      = 256 << 20
 	memoryShareDivisor = 8                            // of what is free, for one stream
 	smallWrite         = 4<<10 - wire.DataHeaderBytes // bytes a stream may hold however scarce memory is: a chunk
+	readChunks         = 4                            // chunks a socket is read into at once: a batch
 	smallRoom          = 512                          // bytes at a chunk's end not worth a frame of their own
 
 	quantum         = 16 << 10  // bytes a stream may send before it is another's turn: one TLS record
@@ -58,7 +59,7 @@ const (
 	strangeEvery        = 100 * time.Millisecond // a RESET for one stream that is over
 	notifyEvery         = 10 * time.Millisecond
 	warmRTT             = 5 * time.Millisecond // of paths worth warming
-	warmAgain           = 10 * time.Second     // at most so often
+	warmAgain           = time.Minute          // at most so often, when a window has faded
 	lossSegments        = 500                  // that the loss estimate looks back on, about
 	finishTimeout       = time.Second          // for the last frame of a carrier to be written
 	leaveTimeout        = 2 * time.Second      // for a carrier that said LEAVE to end

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nearcast/nearcast/proto/wire"
 )
 
 // tcpRecovery is TCP_CA_Recovery of linux/tcp.h: from this state on the kernel repairs a loss.
@@ -103,34 +105,83 @@ func keepWindows(log *slog.Logger) {
 	log.Info("set net.ipv4.tcp_slow_start_after_idle to 0")
 }
 
-// readChunk reads at most n bytes, waiting for them without holding memory. c is nil at the end
-// (err is nil then) and on an error.
-func readChunk(rc syscall.RawConn, m *Memory, n int) (c *chunk, err error) {
-	var rerr error
-	werr := rc.Read(func(fd uintptr) bool {
-		c = m.get(n)
-		var k int
-		for {
-			k, rerr = unix.Read(int(fd), c.b[c.w:min(len(c.b), c.w+n)])
-			if rerr != unix.EINTR {
-				break
-			}
-		}
-		if k > 0 {
-			c.w += k
-			return true
-		}
-		m.put(c)
-		c = nil
-		return rerr != unix.EAGAIN
-	})
-	switch {
-	case c != nil:
-		return c, nil
-	case werr != nil:
-		return nil, werr
-	case rerr != nil:
-		return nil, os.NewSyscallError("read", rerr)
+// A fdReader reads from a descriptor into chunks, and waits without holding memory. It takes more at
+// once as long as there is more: each system call of a bulk transfer moves as much as a carrier
+// writes in one go.
+type fdReader struct {
+	rc     syscall.RawConn
+	memory *Memory
+	try    func(fd uintptr) bool // readOnce, once made
+	room   int                   // how much may be read now
+	want   int                   // chunks to offer
+	chunks [readChunks]*chunk
+	vector [readChunks][]byte
+	n      int
+	err    error
+}
+
+func newFDReader(rc syscall.RawConn, m *Memory) *fdReader {
+	r := &fdReader{rc: rc, memory: m, want: 1}
+	r.try = r.readOnce
+	return r
+}
+
+// read reads at most room bytes, into chunks that are the caller's then. None and no error is the
+// end.
+func (r *fdReader) read(room int) (chunks []*chunk, err error) {
+	r.room, r.n, r.err = room, 0, nil
+	if err := r.rc.Read(r.try); err != nil {
+		return nil, err
 	}
-	return nil, nil
+	if r.err != nil {
+		return nil, os.NewSyscallError("read", r.err)
+	}
+	used, left := 0, r.n
+	for used < len(r.chunks) && r.chunks[used] != nil && left > 0 {
+		c := r.chunks[used]
+		c.w += min(left, len(r.vector[used]))
+		left -= c.w - c.r
+		used++
+	}
+	if used == r.want && r.chunks[used-1].room() == 0 {
+		r.want = min(2*r.want, readChunks)
+	} else {
+		r.want = 1
+	}
+	for i := used; i < len(r.chunks) && r.chunks[i] != nil; i++ {
+		r.memory.put(r.chunks[i])
+		r.chunks[i] = nil
+	}
+	return r.chunks[:used], nil
+}
+
+// readOnce is called when there may be something to read. It reports false if there was nothing.
+func (r *fdReader) readOnce(fd uintptr) bool {
+	offered, room := 0, r.room
+	for offered < r.want && room > 0 {
+		c := r.memory.get(wire.DataMax)
+		r.chunks[offered] = c
+		r.vector[offered] = c.b[c.w:min(len(c.b), c.w+room)]
+		room -= len(r.vector[offered])
+		offered++
+	}
+	for {
+		if offered == 1 {
+			r.n, r.err = unix.Read(int(fd), r.vector[0])
+		} else {
+			r.n, r.err = unix.Readv(int(fd), r.vector[:offered])
+		}
+		if r.err != unix.EINTR {
+			break
+		}
+	}
+	if r.n > 0 {
+		return true
+	}
+	for i := range offered {
+		r.memory.put(r.chunks[i])
+		r.chunks[i] = nil
+	}
+	r.n = 0
+	return r.err != unix.EAGAIN
 }

@@ -174,7 +174,7 @@ func (s *Stream) ReadFrom(r io.Reader) (n int64, err error) {
 
 // readFromFD reads from a descriptor into chunks of the send buffer.
 func (s *Stream) readFromFD(rc syscall.RawConn) (n int64, err error) {
-	memory := s.t.env.memory
+	r := newFDReader(rc, s.t.env.memory)
 	for {
 		s.mu.Lock()
 		room, err := s.reserve()
@@ -182,27 +182,42 @@ func (s *Stream) readFromFD(rc syscall.RawConn) (n int64, err error) {
 		if err != nil {
 			return n, err
 		}
-		c, err := readChunk(rc, memory, room)
-		if c == nil {
+		chunks, err := r.read(room)
+		if err != nil || len(chunks) == 0 {
 			return n, err
 		}
+		k, err := s.writeChunks(chunks)
+		if n += int64(k); err != nil {
+			return n, err
+		}
+	}
+}
+
+// writeChunks sends what lies in chunks, which it takes over (and out of the slice).
+func (s *Stream) writeChunks(chunks []*chunk) (n int, err error) {
+	memory := s.t.env.memory
+	s.mu.Lock()
+	defer s.unlock()
+	_, err = s.writable()
+	for i, c := range chunks {
+		chunks[i] = nil
 		k := c.w - c.r
-		s.mu.Lock()
-		if _, err := s.writable(); err != nil {
+		switch {
+		case err != nil:
 			memory.put(c)
-			s.mu.Unlock()
-			return n, err
-		}
-		if k < smallWrite || s.out.tail != nil && s.out.tail.room() >= k {
-			s.out.append(memory, c.data())
+			continue
+		case k < smallWrite || s.out.tail != nil && s.out.tail.room() >= k:
+			s.out.append(memory, c.data()) // not worth a chunk of its own, which would be held
 			memory.put(c)
-		} else {
+		default:
 			s.out.pushFilled(c)
 		}
-		s.wrote(k)
-		s.unlock()
-		n += int64(k)
+		n += k
 	}
+	if n > 0 {
+		s.wrote(n)
+	}
+	return n, err
 }
 
 // reserve waits until something may be written, and says how much. The caller holds mu.

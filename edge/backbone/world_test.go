@@ -497,3 +497,8 @@ func count(c prometheus.Counter) float64 {
 	}
 	return m.GetCounter().GetValue()
 }
+
+// noConn is a connection that only closes.
+type noConn struct{ net.Conn }
+
+func (noConn) Close() error { return nil }
