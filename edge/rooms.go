@@ -57,9 +57,11 @@ func (r *rooms) stop() error {
 	var errs []error
 	for i := len(r.list) - 1; i >= 0; i-- {
 		m := r.list[i]
+		began := time.Now()
 		m.stop()
 		select {
 		case <-m.done:
+			r.log.Debug("part ended", "part", m.name, "took", time.Since(began).Round(time.Millisecond))
 			if m.err != nil && !errors.Is(m.err, context.Canceled) {
 				errs = append(errs, fmt.Errorf("%s: %w", m.name, m.err))
 			}

@@ -60,7 +60,7 @@ func (a *Agent) enrol(ctx context.Context) (*identity.Credentials, error) {
 			return creds, nil
 		case codes.Unauthenticated, codes.PermissionDenied, codes.AlreadyExists, codes.InvalidArgument,
 			codes.NotFound, codes.FailedPrecondition:
-			return nil, fmt.Errorf("enrol at %s: %w", addr, err)
+			return nil, fmt.Errorf("enrol at %s: %s", addr, status.Convert(err).Message())
 		}
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("enrol: %w", ctx.Err())

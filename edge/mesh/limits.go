@@ -35,9 +35,9 @@ const (
 	joinTargets = 3
 
 	// leaveWait is how long the farewell may take: one round of gossip reaches up to four others, who
-	// pass it on. updateWait is the same for changed metadata, which has more time.
+	// pass it on. Changed metadata is queued at once, and nobody needs to wait until it has left.
 	leaveWait  = 600 * time.Millisecond
-	updateWait = 2 * time.Second
+	updateWait = time.Millisecond
 
 	// stopWait bounds how long Run waits for memberlist's goroutines after its sockets are closed. A
 	// probe that waits for its own timer may outlast it; it holds nothing and calls nothing of ours.

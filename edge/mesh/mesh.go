@@ -251,9 +251,7 @@ func (m *Mesh) serve(ctx context.Context, list *memberlist.Memberlist, ring *mem
 			m.cfg.Log.Warn("gossip keys of the snapshot", "error", err)
 		}
 		if metaNew {
-			if err := list.UpdateNode(updateWait); err != nil {
-				m.cfg.Log.Debug("tell changed metadata", "error", err)
-			}
+			_ = list.UpdateNode(updateWait) // the only error is that others have not been told yet
 		}
 		m.mu.Lock()
 		arrivals := m.arrivals
