@@ -35,6 +35,7 @@ type Controller struct {
 	authority *enroll.Authority
 	catalog   *catalog.Catalog
 	operators *access.Operators
+	keys      *access.Keys
 	audit     *admin.Audit
 
 	// Made by Run, once the store is there.
@@ -83,6 +84,7 @@ func New(cfg Config) (*Controller, error) {
 		return nil, err
 	}
 	c.operators = access.NewOperators(c.store)
+	c.keys = access.NewKeys(c.store)
 	c.audit = admin.NewAudit(c.store, c.log.With("room", "audit"))
 	return c, nil
 }
@@ -196,7 +198,8 @@ func (c *Controller) services() (*grpc.Server, error) {
 		return nil, err
 	}
 	administration, err := admin.New(admin.Config{Catalog: c.catalog, Fleet: c.fleet, Authority: c.authority,
-		Tokens: tokens, Operators: c.operators, Audit: c.audit, Store: c.store, Log: c.log.With("room", "admin")})
+		Tokens: tokens, Operators: c.operators, Keys: c.keys, Audit: c.audit, Store: c.store,
+		Log: c.log.With("room", "admin")})
 	if err != nil {
 		return nil, err
 	}

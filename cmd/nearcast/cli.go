@@ -161,7 +161,7 @@ LISTENER@REGION (web:443@eu-fra-1, web@eu-fra-1).`,
 	add("fleet", c.poolCommand(), c.regionCommand(), c.siteCommand(), c.nodeCommand(), c.tokenCommand(),
 		c.settingsCommand())
 	add("look", c.statusCommand(), c.healthCommand(), c.pathCommand(), c.snapshotCommand())
-	add("access", c.operatorCommand(), c.auditCommand(), c.whoamiCommand())
+	add("access", c.operatorCommand(), c.accessKeyCommand(), c.auditCommand(), c.whoamiCommand())
 	add("tool", c.contextCommand(), c.completionCommand(), c.versionCommand())
 	markAll(root)
 	return root

@@ -97,6 +97,12 @@ func (s *session) tokens(ctx context.Context) ([]*pb.JoinToken, error) {
 	}, (*pb.ListJoinTokensResponse).GetTokens)
 }
 
+func (s *session) accessKeys(ctx context.Context) ([]*pb.AccessKey, error) {
+	return listAll("", 0, func(r *pb.ListRequest) (*pb.ListAccessKeysResponse, error) {
+		return s.ListAccessKeys(ctx, r)
+	}, (*pb.ListAccessKeysResponse).GetKeys)
+}
+
 func (s *session) operators(ctx context.Context) ([]*pb.Operator, error) {
 	return listAll("", 0, func(r *pb.ListRequest) (*pb.ListOperatorsResponse, error) {
 		return s.ListOperators(ctx, r)

@@ -66,7 +66,7 @@ func plainCode(err error) codes.Code {
 		return codes.Aborted
 	case errors.Is(err, store.ErrUnavailable):
 		return codes.Unavailable
-	case errors.Is(err, store.ErrNoSpace), errors.Is(err, store.ErrTooLarge):
+	case errors.Is(err, ErrTooMany), errors.Is(err, store.ErrNoSpace), errors.Is(err, store.ErrTooLarge):
 		return codes.ResourceExhausted
 	case errors.Is(err, context.Canceled):
 		return codes.Canceled

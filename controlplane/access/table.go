@@ -96,6 +96,11 @@ var table = map[string]Rule{
 	v1.AdminService_ListOperators_FullMethodName:  {NeedViewer, false},
 	v1.AdminService_DeleteOperator_FullMethodName: {NeedAdmin, true},
 
+	v1.AdminService_CreateAccessKey_FullMethodName: {NeedAdmin, true},
+	v1.AdminService_ListAccessKeys_FullMethodName:  {NeedViewer, false},
+	v1.AdminService_RotateAccessKey_FullMethodName: {NeedAdmin, true},
+	v1.AdminService_DeleteAccessKey_FullMethodName: {NeedAdmin, true},
+
 	v1.AdminService_GetSettings_FullMethodName:    {NeedViewer, false},
 	v1.AdminService_UpdateSettings_FullMethodName: {NeedAdmin, true},
 

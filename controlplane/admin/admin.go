@@ -19,6 +19,7 @@ type Config struct {
 	Authority *enroll.Authority
 	Tokens    *enroll.Tokens
 	Operators *access.Operators
+	Keys      *access.Keys
 	Audit     *Audit
 	Store     *store.Store // asked for its health only
 
@@ -28,8 +29,8 @@ type Config struct {
 // Validate reports what is missing.
 func (c Config) Validate() error {
 	if c.Catalog == nil || c.Fleet == nil || c.Authority == nil || c.Tokens == nil || c.Operators == nil ||
-		c.Audit == nil || c.Store == nil {
-		return errors.New("admin: Catalog, Fleet, Authority, Tokens, Operators, Audit and Store must be set")
+		c.Keys == nil || c.Audit == nil || c.Store == nil {
+		return errors.New("admin: Catalog, Fleet, Authority, Tokens, Operators, Keys, Audit and Store must be set")
 	}
 	return nil
 }

@@ -22,7 +22,7 @@ type kind[M any, P proto.Message] struct {
 
 var (
 	accelerators = kind[model.Accelerator, *v1.Accelerator]{model.AcceleratorToProto, model.AcceleratorFromProto,
-		[]string{"name", "enabled", "ip_address_type", "tags"}}
+		[]string{"name", "enabled", "ip_address_type", "tags", "flow_logs"}}
 	listeners = kind[model.Listener, *v1.Listener]{model.ListenerToProto, model.ListenerFromProto,
 		[]string{"protocol", "port_ranges", "affinity", "tcp_idle_timeout", "udp_idle_timeout",
 			"proxy_protocol_from", "tags", "max_flows", "max_flows_per_source"}}

@@ -32,6 +32,11 @@ func acceleratorFrom(c check, p *pb.Accelerator) Accelerator {
 		Tags:          tagsFrom(p.GetTags()),
 		Project:       p.GetProject(),
 		Revision:      p.GetRevision(),
+		FlowLogs: FlowLogs{
+			Enabled: p.GetFlowLogs().GetEnabled(),
+			Bucket:  p.GetFlowLogs().GetBucket(),
+			Prefix:  p.GetFlowLogs().GetPrefix(),
+		},
 	}
 	if c.count("pools", len(p.GetPools()), AcceleratorPoolsMax) {
 		a.Pools = names[PoolName](p.GetPools())
@@ -44,7 +49,7 @@ func acceleratorFrom(c check, p *pb.Accelerator) Accelerator {
 
 // AcceleratorToProto converts an accelerator.
 func AcceleratorToProto(a Accelerator) *pb.Accelerator {
-	return &pb.Accelerator{
+	p := &pb.Accelerator{
 		Id:            string(a.ID),
 		Name:          a.Name,
 		Enabled:       a.Enabled,
@@ -59,6 +64,10 @@ func AcceleratorToProto(a Accelerator) *pb.Accelerator {
 		Project:       a.Project,
 		Revision:      a.Revision,
 	}
+	if f := a.FlowLogs; f != (FlowLogs{}) {
+		p.FlowLogs = &pb.FlowLogs{Enabled: f.Enabled, Bucket: f.Bucket, Prefix: f.Prefix}
+	}
+	return p
 }
 
 // ListenerFromProto converts a listener.

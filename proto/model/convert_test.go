@@ -278,6 +278,8 @@ func scalar(fd protoreflect.FieldDescriptor, zero protoreflect.Value, text strin
 		d.Seconds = 7
 	case *timestamppb.Timestamp:
 		d.Seconds = 7
+	case *pb.FlowLogs: // left out while it is empty
+		d.Enabled, d.Bucket, d.Prefix = true, "b", "p"
 	}
 	return zero
 }

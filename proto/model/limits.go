@@ -48,6 +48,8 @@ const (
 	HealthPathMax  = 255
 	DescriptionMax = 256
 	ReasonMax      = 1024 // bytes, of a verdict's reason
+
+	FlowLogsTextMax = 255 // bucket and prefix
 )
 
 // Ranges of times and counts.

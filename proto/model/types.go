@@ -96,7 +96,15 @@ type Accelerator struct {
 	Modified      time.Time
 	Tags          map[string]string
 	Project       string
+	FlowLogs      FlowLogs
 	Revision      uint64
+}
+
+// FlowLogs says where the records of an accelerator's flows are kept. Bucket and Prefix may be there
+// while it is not enabled.
+type FlowLogs struct {
+	Enabled        bool
+	Bucket, Prefix string
 }
 
 // PortRange is From ≤ To, both included.

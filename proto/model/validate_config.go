@@ -55,6 +55,17 @@ func (a *Accelerator) check(c check) {
 	if a.DNSName != "" {
 		c.host("dns_name", a.DNSName)
 	}
+	a.FlowLogs.check(c.at("flow_logs"))
+}
+
+func (f *FlowLogs) check(c check) {
+	for _, part := range []struct{ field, value string }{{"bucket", f.Bucket}, {"prefix", f.Prefix}} {
+		if f.Enabled && part.value == "" {
+			c.wrong(part.field, "is missing; enabled flow logs need a bucket and a prefix")
+		} else if part.value != "" {
+			c.text(part.field, part.value, FlowLogsTextMax)
+		}
+	}
 }
 
 // Validate judges a listener by itself.

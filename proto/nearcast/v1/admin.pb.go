@@ -13,6 +13,7 @@ package nearcastv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	emptypb "google.golang.org/protobuf/types/known/emptypb"
 	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -242,7 +243,7 @@ func (x *CreateAcceleratorRequest) GetIdempotencyToken() string {
 type UpdateAcceleratorRequest struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	Accelerator      *Accelerator           `protobuf:"bytes,1,opt,name=accelerator,proto3" json:"accelerator,omitempty"`                 // id says which
-	UpdateMask       *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"` // of name, enabled, ip_address_type, tags
+	UpdateMask       *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"` // of name, enabled, ip_address_type, tags, flow_logs
 	ExpectedRevision uint64                 `protobuf:"varint,3,opt,name=expected_revision,json=expectedRevision,proto3" json:"expected_revision,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
@@ -1807,6 +1808,206 @@ func (x *ListOperatorsResponse) GetNextPageToken() string {
 	return ""
 }
 
+type CreateAccessKeyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           *AccessKey             `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateAccessKeyRequest) Reset() {
+	*x = CreateAccessKeyRequest{}
+	mi := &file_nearcast_v1_admin_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateAccessKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateAccessKeyRequest) ProtoMessage() {}
+
+func (x *CreateAccessKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_nearcast_v1_admin_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateAccessKeyRequest.ProtoReflect.Descriptor instead.
+func (*CreateAccessKeyRequest) Descriptor() ([]byte, []int) {
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *CreateAccessKeyRequest) GetKey() *AccessKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+type RotateAccessKeyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Grace         *durationpb.Duration   `protobuf:"bytes,2,opt,name=grace,proto3" json:"grace,omitempty"` // how long the old key still works, up to 30 days; absent: 0
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateAccessKeyRequest) Reset() {
+	*x = RotateAccessKeyRequest{}
+	mi := &file_nearcast_v1_admin_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateAccessKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateAccessKeyRequest) ProtoMessage() {}
+
+func (x *RotateAccessKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_nearcast_v1_admin_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateAccessKeyRequest.ProtoReflect.Descriptor instead.
+func (*RotateAccessKeyRequest) Descriptor() ([]byte, []int) {
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *RotateAccessKeyRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RotateAccessKeyRequest) GetGrace() *durationpb.Duration {
+	if x != nil {
+		return x.Grace
+	}
+	return nil
+}
+
+type AccessKeySecret struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           *AccessKey             `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Secret        string                 `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"` // shown this once
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AccessKeySecret) Reset() {
+	*x = AccessKeySecret{}
+	mi := &file_nearcast_v1_admin_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AccessKeySecret) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AccessKeySecret) ProtoMessage() {}
+
+func (x *AccessKeySecret) ProtoReflect() protoreflect.Message {
+	mi := &file_nearcast_v1_admin_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AccessKeySecret.ProtoReflect.Descriptor instead.
+func (*AccessKeySecret) Descriptor() ([]byte, []int) {
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *AccessKeySecret) GetKey() *AccessKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *AccessKeySecret) GetSecret() string {
+	if x != nil {
+		return x.Secret
+	}
+	return ""
+}
+
+type ListAccessKeysResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Keys          []*AccessKey           `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	NextPageToken string                 `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAccessKeysResponse) Reset() {
+	*x = ListAccessKeysResponse{}
+	mi := &file_nearcast_v1_admin_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAccessKeysResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAccessKeysResponse) ProtoMessage() {}
+
+func (x *ListAccessKeysResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_nearcast_v1_admin_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAccessKeysResponse.ProtoReflect.Descriptor instead.
+func (*ListAccessKeysResponse) Descriptor() ([]byte, []int) {
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *ListAccessKeysResponse) GetKeys() []*AccessKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *ListAccessKeysResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
 type TagResourceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // of an accelerator, listener, group or target
@@ -1817,7 +2018,7 @@ type TagResourceRequest struct {
 
 func (x *TagResourceRequest) Reset() {
 	*x = TagResourceRequest{}
-	mi := &file_nearcast_v1_admin_proto_msgTypes[34]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1829,7 +2030,7 @@ func (x *TagResourceRequest) String() string {
 func (*TagResourceRequest) ProtoMessage() {}
 
 func (x *TagResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_admin_proto_msgTypes[34]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1842,7 +2043,7 @@ func (x *TagResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagResourceRequest.ProtoReflect.Descriptor instead.
 func (*TagResourceRequest) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *TagResourceRequest) GetId() string {
@@ -1869,7 +2070,7 @@ type UntagResourceRequest struct {
 
 func (x *UntagResourceRequest) Reset() {
 	*x = UntagResourceRequest{}
-	mi := &file_nearcast_v1_admin_proto_msgTypes[35]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1881,7 +2082,7 @@ func (x *UntagResourceRequest) String() string {
 func (*UntagResourceRequest) ProtoMessage() {}
 
 func (x *UntagResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_admin_proto_msgTypes[35]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1894,7 +2095,7 @@ func (x *UntagResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UntagResourceRequest.ProtoReflect.Descriptor instead.
 func (*UntagResourceRequest) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *UntagResourceRequest) GetId() string {
@@ -1921,7 +2122,7 @@ type UpdateSettingsRequest struct {
 
 func (x *UpdateSettingsRequest) Reset() {
 	*x = UpdateSettingsRequest{}
-	mi := &file_nearcast_v1_admin_proto_msgTypes[36]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1933,7 +2134,7 @@ func (x *UpdateSettingsRequest) String() string {
 func (*UpdateSettingsRequest) ProtoMessage() {}
 
 func (x *UpdateSettingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_admin_proto_msgTypes[36]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1946,7 +2147,7 @@ func (x *UpdateSettingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSettingsRequest.ProtoReflect.Descriptor instead.
 func (*UpdateSettingsRequest) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *UpdateSettingsRequest) GetSettings() *Settings {
@@ -1978,7 +2179,7 @@ type EndpointHealthStatus struct {
 
 func (x *EndpointHealthStatus) Reset() {
 	*x = EndpointHealthStatus{}
-	mi := &file_nearcast_v1_admin_proto_msgTypes[37]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1990,7 +2191,7 @@ func (x *EndpointHealthStatus) String() string {
 func (*EndpointHealthStatus) ProtoMessage() {}
 
 func (x *EndpointHealthStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_admin_proto_msgTypes[37]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2003,7 +2204,7 @@ func (x *EndpointHealthStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointHealthStatus.ProtoReflect.Descriptor instead.
 func (*EndpointHealthStatus) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *EndpointHealthStatus) GetGroupId() string {
@@ -2058,7 +2259,7 @@ type ProberReport struct {
 
 func (x *ProberReport) Reset() {
 	*x = ProberReport{}
-	mi := &file_nearcast_v1_admin_proto_msgTypes[38]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2070,7 +2271,7 @@ func (x *ProberReport) String() string {
 func (*ProberReport) ProtoMessage() {}
 
 func (x *ProberReport) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_admin_proto_msgTypes[38]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2083,7 +2284,7 @@ func (x *ProberReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProberReport.ProtoReflect.Descriptor instead.
 func (*ProberReport) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ProberReport) GetProber() string {
@@ -2110,7 +2311,7 @@ type ListHealthResponse struct {
 
 func (x *ListHealthResponse) Reset() {
 	*x = ListHealthResponse{}
-	mi := &file_nearcast_v1_admin_proto_msgTypes[39]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2122,7 +2323,7 @@ func (x *ListHealthResponse) String() string {
 func (*ListHealthResponse) ProtoMessage() {}
 
 func (x *ListHealthResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_admin_proto_msgTypes[39]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2135,7 +2336,7 @@ func (x *ListHealthResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHealthResponse.ProtoReflect.Descriptor instead.
 func (*ListHealthResponse) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListHealthResponse) GetEndpoints() []*EndpointHealthStatus {
@@ -2163,7 +2364,7 @@ type NodePaths struct {
 
 func (x *NodePaths) Reset() {
 	*x = NodePaths{}
-	mi := &file_nearcast_v1_admin_proto_msgTypes[40]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2175,7 +2376,7 @@ func (x *NodePaths) String() string {
 func (*NodePaths) ProtoMessage() {}
 
 func (x *NodePaths) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_admin_proto_msgTypes[40]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2188,7 +2389,7 @@ func (x *NodePaths) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodePaths.ProtoReflect.Descriptor instead.
 func (*NodePaths) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *NodePaths) GetNode() string {
@@ -2222,7 +2423,7 @@ type ListPathsResponse struct {
 
 func (x *ListPathsResponse) Reset() {
 	*x = ListPathsResponse{}
-	mi := &file_nearcast_v1_admin_proto_msgTypes[41]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2234,7 +2435,7 @@ func (x *ListPathsResponse) String() string {
 func (*ListPathsResponse) ProtoMessage() {}
 
 func (x *ListPathsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_admin_proto_msgTypes[41]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2247,7 +2448,7 @@ func (x *ListPathsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPathsResponse.ProtoReflect.Descriptor instead.
 func (*ListPathsResponse) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListPathsResponse) GetNodes() []*NodePaths {
@@ -2286,7 +2487,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_nearcast_v1_admin_proto_msgTypes[42]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2298,7 +2499,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_admin_proto_msgTypes[42]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2311,7 +2512,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *StatusResponse) GetCluster() string {
@@ -2403,7 +2604,7 @@ type ControllerStatus struct {
 
 func (x *ControllerStatus) Reset() {
 	*x = ControllerStatus{}
-	mi := &file_nearcast_v1_admin_proto_msgTypes[43]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2415,7 +2616,7 @@ func (x *ControllerStatus) String() string {
 func (*ControllerStatus) ProtoMessage() {}
 
 func (x *ControllerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_admin_proto_msgTypes[43]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2428,7 +2629,7 @@ func (x *ControllerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControllerStatus.ProtoReflect.Descriptor instead.
 func (*ControllerStatus) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ControllerStatus) GetId() string {
@@ -2469,7 +2670,7 @@ type ListAuditResponse struct {
 
 func (x *ListAuditResponse) Reset() {
 	*x = ListAuditResponse{}
-	mi := &file_nearcast_v1_admin_proto_msgTypes[44]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2481,7 +2682,7 @@ func (x *ListAuditResponse) String() string {
 func (*ListAuditResponse) ProtoMessage() {}
 
 func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_admin_proto_msgTypes[44]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2494,7 +2695,7 @@ func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditResponse.ProtoReflect.Descriptor instead.
 func (*ListAuditResponse) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListAuditResponse) GetEntries() []*AuditEntry {
@@ -2515,7 +2716,7 @@ var File_nearcast_v1_admin_proto protoreflect.FileDescriptor
 
 const file_nearcast_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x17nearcast/v1/admin.proto\x12\vnearcast.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16nearcast/v1/node.proto\x1a\x1bnearcast/v1/resources.proto\"\x1c\n" +
+	"\x17nearcast/v1/admin.proto\x12\vnearcast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16nearcast/v1/node.proto\x1a\x1bnearcast/v1/resources.proto\"\x1c\n" +
 	"\n" +
 	"GetRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"a\n" +
@@ -2627,6 +2828,17 @@ const file_nearcast_v1_admin_proto_rawDesc = "" +
 	"\x06secret\x18\x02 \x01(\tR\x06secret\"t\n" +
 	"\x15ListOperatorsResponse\x123\n" +
 	"\toperators\x18\x01 \x03(\v2\x15.nearcast.v1.OperatorR\toperators\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"B\n" +
+	"\x16CreateAccessKeyRequest\x12(\n" +
+	"\x03key\x18\x01 \x01(\v2\x16.nearcast.v1.AccessKeyR\x03key\"Y\n" +
+	"\x16RotateAccessKeyRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12/\n" +
+	"\x05grace\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05grace\"S\n" +
+	"\x0fAccessKeySecret\x12(\n" +
+	"\x03key\x18\x01 \x01(\v2\x16.nearcast.v1.AccessKeyR\x03key\x12\x16\n" +
+	"\x06secret\x18\x02 \x01(\tR\x06secret\"l\n" +
+	"\x16ListAccessKeysResponse\x12*\n" +
+	"\x04keys\x18\x01 \x03(\v2\x16.nearcast.v1.AccessKeyR\x04keys\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x9c\x01\n" +
 	"\x12TagResourceRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12=\n" +
@@ -2682,7 +2894,7 @@ const file_nearcast_v1_admin_proto_rawDesc = "" +
 	"\x06leader\x18\x04 \x01(\bR\x06leader\"n\n" +
 	"\x11ListAuditResponse\x121\n" +
 	"\aentries\x18\x01 \x03(\v2\x17.nearcast.v1.AuditEntryR\aentries\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xee\x1f\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xb2\"\n" +
 	"\fAdminService\x12T\n" +
 	"\x11CreateAccelerator\x12%.nearcast.v1.CreateAcceleratorRequest\x1a\x18.nearcast.v1.Accelerator\x12C\n" +
 	"\x0eGetAccelerator\x12\x17.nearcast.v1.GetRequest\x1a\x18.nearcast.v1.Accelerator\x12S\n" +
@@ -2737,7 +2949,11 @@ const file_nearcast_v1_admin_proto_rawDesc = "" +
 	"\x0fDeleteJoinToken\x12\x1a.nearcast.v1.DeleteRequest\x1a\x16.google.protobuf.Empty\x12Y\n" +
 	"\x0eCreateOperator\x12\".nearcast.v1.CreateOperatorRequest\x1a#.nearcast.v1.CreateOperatorResponse\x12M\n" +
 	"\rListOperators\x12\x18.nearcast.v1.ListRequest\x1a\".nearcast.v1.ListOperatorsResponse\x12D\n" +
-	"\x0eDeleteOperator\x12\x1a.nearcast.v1.DeleteRequest\x1a\x16.google.protobuf.Empty\x12F\n" +
+	"\x0eDeleteOperator\x12\x1a.nearcast.v1.DeleteRequest\x1a\x16.google.protobuf.Empty\x12T\n" +
+	"\x0fCreateAccessKey\x12#.nearcast.v1.CreateAccessKeyRequest\x1a\x1c.nearcast.v1.AccessKeySecret\x12O\n" +
+	"\x0eListAccessKeys\x12\x18.nearcast.v1.ListRequest\x1a#.nearcast.v1.ListAccessKeysResponse\x12T\n" +
+	"\x0fRotateAccessKey\x12#.nearcast.v1.RotateAccessKeyRequest\x1a\x1c.nearcast.v1.AccessKeySecret\x12E\n" +
+	"\x0fDeleteAccessKey\x12\x1a.nearcast.v1.DeleteRequest\x1a\x16.google.protobuf.Empty\x12F\n" +
 	"\vTagResource\x12\x1f.nearcast.v1.TagResourceRequest\x1a\x16.google.protobuf.Empty\x12J\n" +
 	"\rUntagResource\x12!.nearcast.v1.UntagResourceRequest\x1a\x16.google.protobuf.Empty\x12<\n" +
 	"\vGetSettings\x12\x16.google.protobuf.Empty\x1a\x15.nearcast.v1.Settings\x12K\n" +
@@ -2762,7 +2978,7 @@ func file_nearcast_v1_admin_proto_rawDescGZIP() []byte {
 	return file_nearcast_v1_admin_proto_rawDescData
 }
 
-var file_nearcast_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_nearcast_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_nearcast_v1_admin_proto_goTypes = []any{
 	(*GetRequest)(nil),                 // 0: nearcast.v1.GetRequest
 	(*ListRequest)(nil),                // 1: nearcast.v1.ListRequest
@@ -2798,208 +3014,226 @@ var file_nearcast_v1_admin_proto_goTypes = []any{
 	(*CreateOperatorRequest)(nil),      // 31: nearcast.v1.CreateOperatorRequest
 	(*CreateOperatorResponse)(nil),     // 32: nearcast.v1.CreateOperatorResponse
 	(*ListOperatorsResponse)(nil),      // 33: nearcast.v1.ListOperatorsResponse
-	(*TagResourceRequest)(nil),         // 34: nearcast.v1.TagResourceRequest
-	(*UntagResourceRequest)(nil),       // 35: nearcast.v1.UntagResourceRequest
-	(*UpdateSettingsRequest)(nil),      // 36: nearcast.v1.UpdateSettingsRequest
-	(*EndpointHealthStatus)(nil),       // 37: nearcast.v1.EndpointHealthStatus
-	(*ProberReport)(nil),               // 38: nearcast.v1.ProberReport
-	(*ListHealthResponse)(nil),         // 39: nearcast.v1.ListHealthResponse
-	(*NodePaths)(nil),                  // 40: nearcast.v1.NodePaths
-	(*ListPathsResponse)(nil),          // 41: nearcast.v1.ListPathsResponse
-	(*StatusResponse)(nil),             // 42: nearcast.v1.StatusResponse
-	(*ControllerStatus)(nil),           // 43: nearcast.v1.ControllerStatus
-	(*ListAuditResponse)(nil),          // 44: nearcast.v1.ListAuditResponse
-	nil,                                // 45: nearcast.v1.TagResourceRequest.TagsEntry
-	(*Accelerator)(nil),                // 46: nearcast.v1.Accelerator
-	(*fieldmaskpb.FieldMask)(nil),      // 47: google.protobuf.FieldMask
-	(*Listener)(nil),                   // 48: nearcast.v1.Listener
-	(*EndpointGroup)(nil),              // 49: nearcast.v1.EndpointGroup
-	(*Endpoint)(nil),                   // 50: nearcast.v1.Endpoint
-	(*Target)(nil),                     // 51: nearcast.v1.Target
-	(*Pool)(nil),                       // 52: nearcast.v1.Pool
-	(*Site)(nil),                       // 53: nearcast.v1.Site
-	(*Region)(nil),                     // 54: nearcast.v1.Region
-	(*Node)(nil),                       // 55: nearcast.v1.Node
-	(*JoinToken)(nil),                  // 56: nearcast.v1.JoinToken
-	(*Operator)(nil),                   // 57: nearcast.v1.Operator
-	(*Settings)(nil),                   // 58: nearcast.v1.Settings
-	(HealthState)(0),                   // 59: nearcast.v1.HealthState
-	(*timestamppb.Timestamp)(nil),      // 60: google.protobuf.Timestamp
-	(*EndpointHealth)(nil),             // 61: nearcast.v1.EndpointHealth
-	(*Path)(nil),                       // 62: nearcast.v1.Path
-	(*AuditEntry)(nil),                 // 63: nearcast.v1.AuditEntry
-	(*emptypb.Empty)(nil),              // 64: google.protobuf.Empty
-	(*Snapshot)(nil),                   // 65: nearcast.v1.Snapshot
+	(*CreateAccessKeyRequest)(nil),     // 34: nearcast.v1.CreateAccessKeyRequest
+	(*RotateAccessKeyRequest)(nil),     // 35: nearcast.v1.RotateAccessKeyRequest
+	(*AccessKeySecret)(nil),            // 36: nearcast.v1.AccessKeySecret
+	(*ListAccessKeysResponse)(nil),     // 37: nearcast.v1.ListAccessKeysResponse
+	(*TagResourceRequest)(nil),         // 38: nearcast.v1.TagResourceRequest
+	(*UntagResourceRequest)(nil),       // 39: nearcast.v1.UntagResourceRequest
+	(*UpdateSettingsRequest)(nil),      // 40: nearcast.v1.UpdateSettingsRequest
+	(*EndpointHealthStatus)(nil),       // 41: nearcast.v1.EndpointHealthStatus
+	(*ProberReport)(nil),               // 42: nearcast.v1.ProberReport
+	(*ListHealthResponse)(nil),         // 43: nearcast.v1.ListHealthResponse
+	(*NodePaths)(nil),                  // 44: nearcast.v1.NodePaths
+	(*ListPathsResponse)(nil),          // 45: nearcast.v1.ListPathsResponse
+	(*StatusResponse)(nil),             // 46: nearcast.v1.StatusResponse
+	(*ControllerStatus)(nil),           // 47: nearcast.v1.ControllerStatus
+	(*ListAuditResponse)(nil),          // 48: nearcast.v1.ListAuditResponse
+	nil,                                // 49: nearcast.v1.TagResourceRequest.TagsEntry
+	(*Accelerator)(nil),                // 50: nearcast.v1.Accelerator
+	(*fieldmaskpb.FieldMask)(nil),      // 51: google.protobuf.FieldMask
+	(*Listener)(nil),                   // 52: nearcast.v1.Listener
+	(*EndpointGroup)(nil),              // 53: nearcast.v1.EndpointGroup
+	(*Endpoint)(nil),                   // 54: nearcast.v1.Endpoint
+	(*Target)(nil),                     // 55: nearcast.v1.Target
+	(*Pool)(nil),                       // 56: nearcast.v1.Pool
+	(*Site)(nil),                       // 57: nearcast.v1.Site
+	(*Region)(nil),                     // 58: nearcast.v1.Region
+	(*Node)(nil),                       // 59: nearcast.v1.Node
+	(*JoinToken)(nil),                  // 60: nearcast.v1.JoinToken
+	(*Operator)(nil),                   // 61: nearcast.v1.Operator
+	(*AccessKey)(nil),                  // 62: nearcast.v1.AccessKey
+	(*durationpb.Duration)(nil),        // 63: google.protobuf.Duration
+	(*Settings)(nil),                   // 64: nearcast.v1.Settings
+	(HealthState)(0),                   // 65: nearcast.v1.HealthState
+	(*timestamppb.Timestamp)(nil),      // 66: google.protobuf.Timestamp
+	(*EndpointHealth)(nil),             // 67: nearcast.v1.EndpointHealth
+	(*Path)(nil),                       // 68: nearcast.v1.Path
+	(*AuditEntry)(nil),                 // 69: nearcast.v1.AuditEntry
+	(*emptypb.Empty)(nil),              // 70: google.protobuf.Empty
+	(*Snapshot)(nil),                   // 71: nearcast.v1.Snapshot
 }
 var file_nearcast_v1_admin_proto_depIdxs = []int32{
-	46,  // 0: nearcast.v1.CreateAcceleratorRequest.accelerator:type_name -> nearcast.v1.Accelerator
-	46,  // 1: nearcast.v1.UpdateAcceleratorRequest.accelerator:type_name -> nearcast.v1.Accelerator
-	47,  // 2: nearcast.v1.UpdateAcceleratorRequest.update_mask:type_name -> google.protobuf.FieldMask
-	46,  // 3: nearcast.v1.ListAcceleratorsResponse.accelerators:type_name -> nearcast.v1.Accelerator
-	48,  // 4: nearcast.v1.CreateListenerRequest.listener:type_name -> nearcast.v1.Listener
-	48,  // 5: nearcast.v1.UpdateListenerRequest.listener:type_name -> nearcast.v1.Listener
-	47,  // 6: nearcast.v1.UpdateListenerRequest.update_mask:type_name -> google.protobuf.FieldMask
-	48,  // 7: nearcast.v1.ListListenersResponse.listeners:type_name -> nearcast.v1.Listener
-	49,  // 8: nearcast.v1.CreateEndpointGroupRequest.group:type_name -> nearcast.v1.EndpointGroup
-	49,  // 9: nearcast.v1.UpdateEndpointGroupRequest.group:type_name -> nearcast.v1.EndpointGroup
-	47,  // 10: nearcast.v1.UpdateEndpointGroupRequest.update_mask:type_name -> google.protobuf.FieldMask
-	49,  // 11: nearcast.v1.ListEndpointGroupsResponse.groups:type_name -> nearcast.v1.EndpointGroup
-	50,  // 12: nearcast.v1.AddEndpointsRequest.endpoints:type_name -> nearcast.v1.Endpoint
-	50,  // 13: nearcast.v1.UpdateEndpointsRequest.endpoints:type_name -> nearcast.v1.Endpoint
-	51,  // 14: nearcast.v1.CreateTargetRequest.target:type_name -> nearcast.v1.Target
-	51,  // 15: nearcast.v1.UpdateTargetRequest.target:type_name -> nearcast.v1.Target
-	47,  // 16: nearcast.v1.UpdateTargetRequest.update_mask:type_name -> google.protobuf.FieldMask
-	51,  // 17: nearcast.v1.ListTargetsResponse.targets:type_name -> nearcast.v1.Target
-	52,  // 18: nearcast.v1.CreatePoolRequest.pool:type_name -> nearcast.v1.Pool
-	52,  // 19: nearcast.v1.UpdatePoolRequest.pool:type_name -> nearcast.v1.Pool
-	47,  // 20: nearcast.v1.UpdatePoolRequest.update_mask:type_name -> google.protobuf.FieldMask
-	52,  // 21: nearcast.v1.ListPoolsResponse.pools:type_name -> nearcast.v1.Pool
-	53,  // 22: nearcast.v1.CreateSiteRequest.site:type_name -> nearcast.v1.Site
-	53,  // 23: nearcast.v1.UpdateSiteRequest.site:type_name -> nearcast.v1.Site
-	47,  // 24: nearcast.v1.UpdateSiteRequest.update_mask:type_name -> google.protobuf.FieldMask
-	53,  // 25: nearcast.v1.ListSitesResponse.sites:type_name -> nearcast.v1.Site
-	54,  // 26: nearcast.v1.CreateRegionRequest.region:type_name -> nearcast.v1.Region
-	54,  // 27: nearcast.v1.ListRegionsResponse.regions:type_name -> nearcast.v1.Region
-	55,  // 28: nearcast.v1.UpdateNodeRequest.node:type_name -> nearcast.v1.Node
-	47,  // 29: nearcast.v1.UpdateNodeRequest.update_mask:type_name -> google.protobuf.FieldMask
-	55,  // 30: nearcast.v1.ListNodesResponse.nodes:type_name -> nearcast.v1.Node
-	56,  // 31: nearcast.v1.CreateJoinTokenRequest.token:type_name -> nearcast.v1.JoinToken
-	56,  // 32: nearcast.v1.CreateJoinTokenResponse.token:type_name -> nearcast.v1.JoinToken
-	56,  // 33: nearcast.v1.ListJoinTokensResponse.tokens:type_name -> nearcast.v1.JoinToken
-	57,  // 34: nearcast.v1.CreateOperatorRequest.operator:type_name -> nearcast.v1.Operator
-	57,  // 35: nearcast.v1.CreateOperatorResponse.operator:type_name -> nearcast.v1.Operator
-	57,  // 36: nearcast.v1.ListOperatorsResponse.operators:type_name -> nearcast.v1.Operator
-	45,  // 37: nearcast.v1.TagResourceRequest.tags:type_name -> nearcast.v1.TagResourceRequest.TagsEntry
-	58,  // 38: nearcast.v1.UpdateSettingsRequest.settings:type_name -> nearcast.v1.Settings
-	47,  // 39: nearcast.v1.UpdateSettingsRequest.update_mask:type_name -> google.protobuf.FieldMask
-	59,  // 40: nearcast.v1.EndpointHealthStatus.verdict:type_name -> nearcast.v1.HealthState
-	60,  // 41: nearcast.v1.EndpointHealthStatus.since:type_name -> google.protobuf.Timestamp
-	38,  // 42: nearcast.v1.EndpointHealthStatus.reports:type_name -> nearcast.v1.ProberReport
-	61,  // 43: nearcast.v1.ProberReport.health:type_name -> nearcast.v1.EndpointHealth
-	37,  // 44: nearcast.v1.ListHealthResponse.endpoints:type_name -> nearcast.v1.EndpointHealthStatus
-	62,  // 45: nearcast.v1.NodePaths.paths:type_name -> nearcast.v1.Path
-	60,  // 46: nearcast.v1.NodePaths.time:type_name -> google.protobuf.Timestamp
-	40,  // 47: nearcast.v1.ListPathsResponse.nodes:type_name -> nearcast.v1.NodePaths
-	55,  // 48: nearcast.v1.StatusResponse.nodes:type_name -> nearcast.v1.Node
-	43,  // 49: nearcast.v1.StatusResponse.controllers:type_name -> nearcast.v1.ControllerStatus
-	63,  // 50: nearcast.v1.ListAuditResponse.entries:type_name -> nearcast.v1.AuditEntry
-	3,   // 51: nearcast.v1.AdminService.CreateAccelerator:input_type -> nearcast.v1.CreateAcceleratorRequest
-	0,   // 52: nearcast.v1.AdminService.GetAccelerator:input_type -> nearcast.v1.GetRequest
-	1,   // 53: nearcast.v1.AdminService.ListAccelerators:input_type -> nearcast.v1.ListRequest
-	4,   // 54: nearcast.v1.AdminService.UpdateAccelerator:input_type -> nearcast.v1.UpdateAcceleratorRequest
-	2,   // 55: nearcast.v1.AdminService.DeleteAccelerator:input_type -> nearcast.v1.DeleteRequest
-	6,   // 56: nearcast.v1.AdminService.CreateListener:input_type -> nearcast.v1.CreateListenerRequest
-	0,   // 57: nearcast.v1.AdminService.GetListener:input_type -> nearcast.v1.GetRequest
-	1,   // 58: nearcast.v1.AdminService.ListListeners:input_type -> nearcast.v1.ListRequest
-	7,   // 59: nearcast.v1.AdminService.UpdateListener:input_type -> nearcast.v1.UpdateListenerRequest
-	2,   // 60: nearcast.v1.AdminService.DeleteListener:input_type -> nearcast.v1.DeleteRequest
-	9,   // 61: nearcast.v1.AdminService.CreateEndpointGroup:input_type -> nearcast.v1.CreateEndpointGroupRequest
-	0,   // 62: nearcast.v1.AdminService.GetEndpointGroup:input_type -> nearcast.v1.GetRequest
-	1,   // 63: nearcast.v1.AdminService.ListEndpointGroups:input_type -> nearcast.v1.ListRequest
-	10,  // 64: nearcast.v1.AdminService.UpdateEndpointGroup:input_type -> nearcast.v1.UpdateEndpointGroupRequest
-	2,   // 65: nearcast.v1.AdminService.DeleteEndpointGroup:input_type -> nearcast.v1.DeleteRequest
-	12,  // 66: nearcast.v1.AdminService.AddEndpoints:input_type -> nearcast.v1.AddEndpointsRequest
-	13,  // 67: nearcast.v1.AdminService.UpdateEndpoints:input_type -> nearcast.v1.UpdateEndpointsRequest
-	14,  // 68: nearcast.v1.AdminService.RemoveEndpoints:input_type -> nearcast.v1.RemoveEndpointsRequest
-	15,  // 69: nearcast.v1.AdminService.CreateTarget:input_type -> nearcast.v1.CreateTargetRequest
-	0,   // 70: nearcast.v1.AdminService.GetTarget:input_type -> nearcast.v1.GetRequest
-	1,   // 71: nearcast.v1.AdminService.ListTargets:input_type -> nearcast.v1.ListRequest
-	16,  // 72: nearcast.v1.AdminService.UpdateTarget:input_type -> nearcast.v1.UpdateTargetRequest
-	2,   // 73: nearcast.v1.AdminService.DeleteTarget:input_type -> nearcast.v1.DeleteRequest
-	18,  // 74: nearcast.v1.AdminService.CreatePool:input_type -> nearcast.v1.CreatePoolRequest
-	0,   // 75: nearcast.v1.AdminService.GetPool:input_type -> nearcast.v1.GetRequest
-	1,   // 76: nearcast.v1.AdminService.ListPools:input_type -> nearcast.v1.ListRequest
-	19,  // 77: nearcast.v1.AdminService.UpdatePool:input_type -> nearcast.v1.UpdatePoolRequest
-	2,   // 78: nearcast.v1.AdminService.DeletePool:input_type -> nearcast.v1.DeleteRequest
-	21,  // 79: nearcast.v1.AdminService.CreateSite:input_type -> nearcast.v1.CreateSiteRequest
-	0,   // 80: nearcast.v1.AdminService.GetSite:input_type -> nearcast.v1.GetRequest
-	1,   // 81: nearcast.v1.AdminService.ListSites:input_type -> nearcast.v1.ListRequest
-	22,  // 82: nearcast.v1.AdminService.UpdateSite:input_type -> nearcast.v1.UpdateSiteRequest
-	2,   // 83: nearcast.v1.AdminService.DeleteSite:input_type -> nearcast.v1.DeleteRequest
-	24,  // 84: nearcast.v1.AdminService.CreateRegion:input_type -> nearcast.v1.CreateRegionRequest
-	1,   // 85: nearcast.v1.AdminService.ListRegions:input_type -> nearcast.v1.ListRequest
-	2,   // 86: nearcast.v1.AdminService.DeleteRegion:input_type -> nearcast.v1.DeleteRequest
-	0,   // 87: nearcast.v1.AdminService.GetNode:input_type -> nearcast.v1.GetRequest
-	1,   // 88: nearcast.v1.AdminService.ListNodes:input_type -> nearcast.v1.ListRequest
-	26,  // 89: nearcast.v1.AdminService.UpdateNode:input_type -> nearcast.v1.UpdateNodeRequest
-	2,   // 90: nearcast.v1.AdminService.DeleteNode:input_type -> nearcast.v1.DeleteRequest
-	28,  // 91: nearcast.v1.AdminService.CreateJoinToken:input_type -> nearcast.v1.CreateJoinTokenRequest
-	1,   // 92: nearcast.v1.AdminService.ListJoinTokens:input_type -> nearcast.v1.ListRequest
-	2,   // 93: nearcast.v1.AdminService.DeleteJoinToken:input_type -> nearcast.v1.DeleteRequest
-	31,  // 94: nearcast.v1.AdminService.CreateOperator:input_type -> nearcast.v1.CreateOperatorRequest
-	1,   // 95: nearcast.v1.AdminService.ListOperators:input_type -> nearcast.v1.ListRequest
-	2,   // 96: nearcast.v1.AdminService.DeleteOperator:input_type -> nearcast.v1.DeleteRequest
-	34,  // 97: nearcast.v1.AdminService.TagResource:input_type -> nearcast.v1.TagResourceRequest
-	35,  // 98: nearcast.v1.AdminService.UntagResource:input_type -> nearcast.v1.UntagResourceRequest
-	64,  // 99: nearcast.v1.AdminService.GetSettings:input_type -> google.protobuf.Empty
-	36,  // 100: nearcast.v1.AdminService.UpdateSettings:input_type -> nearcast.v1.UpdateSettingsRequest
-	1,   // 101: nearcast.v1.AdminService.ListHealth:input_type -> nearcast.v1.ListRequest
-	1,   // 102: nearcast.v1.AdminService.ListPaths:input_type -> nearcast.v1.ListRequest
-	64,  // 103: nearcast.v1.AdminService.GetStatus:input_type -> google.protobuf.Empty
-	64,  // 104: nearcast.v1.AdminService.GetSnapshot:input_type -> google.protobuf.Empty
-	1,   // 105: nearcast.v1.AdminService.ListAudit:input_type -> nearcast.v1.ListRequest
-	64,  // 106: nearcast.v1.AdminService.WhoAmI:input_type -> google.protobuf.Empty
-	46,  // 107: nearcast.v1.AdminService.CreateAccelerator:output_type -> nearcast.v1.Accelerator
-	46,  // 108: nearcast.v1.AdminService.GetAccelerator:output_type -> nearcast.v1.Accelerator
-	5,   // 109: nearcast.v1.AdminService.ListAccelerators:output_type -> nearcast.v1.ListAcceleratorsResponse
-	46,  // 110: nearcast.v1.AdminService.UpdateAccelerator:output_type -> nearcast.v1.Accelerator
-	64,  // 111: nearcast.v1.AdminService.DeleteAccelerator:output_type -> google.protobuf.Empty
-	48,  // 112: nearcast.v1.AdminService.CreateListener:output_type -> nearcast.v1.Listener
-	48,  // 113: nearcast.v1.AdminService.GetListener:output_type -> nearcast.v1.Listener
-	8,   // 114: nearcast.v1.AdminService.ListListeners:output_type -> nearcast.v1.ListListenersResponse
-	48,  // 115: nearcast.v1.AdminService.UpdateListener:output_type -> nearcast.v1.Listener
-	64,  // 116: nearcast.v1.AdminService.DeleteListener:output_type -> google.protobuf.Empty
-	49,  // 117: nearcast.v1.AdminService.CreateEndpointGroup:output_type -> nearcast.v1.EndpointGroup
-	49,  // 118: nearcast.v1.AdminService.GetEndpointGroup:output_type -> nearcast.v1.EndpointGroup
-	11,  // 119: nearcast.v1.AdminService.ListEndpointGroups:output_type -> nearcast.v1.ListEndpointGroupsResponse
-	49,  // 120: nearcast.v1.AdminService.UpdateEndpointGroup:output_type -> nearcast.v1.EndpointGroup
-	64,  // 121: nearcast.v1.AdminService.DeleteEndpointGroup:output_type -> google.protobuf.Empty
-	49,  // 122: nearcast.v1.AdminService.AddEndpoints:output_type -> nearcast.v1.EndpointGroup
-	49,  // 123: nearcast.v1.AdminService.UpdateEndpoints:output_type -> nearcast.v1.EndpointGroup
-	49,  // 124: nearcast.v1.AdminService.RemoveEndpoints:output_type -> nearcast.v1.EndpointGroup
-	51,  // 125: nearcast.v1.AdminService.CreateTarget:output_type -> nearcast.v1.Target
-	51,  // 126: nearcast.v1.AdminService.GetTarget:output_type -> nearcast.v1.Target
-	17,  // 127: nearcast.v1.AdminService.ListTargets:output_type -> nearcast.v1.ListTargetsResponse
-	51,  // 128: nearcast.v1.AdminService.UpdateTarget:output_type -> nearcast.v1.Target
-	64,  // 129: nearcast.v1.AdminService.DeleteTarget:output_type -> google.protobuf.Empty
-	52,  // 130: nearcast.v1.AdminService.CreatePool:output_type -> nearcast.v1.Pool
-	52,  // 131: nearcast.v1.AdminService.GetPool:output_type -> nearcast.v1.Pool
-	20,  // 132: nearcast.v1.AdminService.ListPools:output_type -> nearcast.v1.ListPoolsResponse
-	52,  // 133: nearcast.v1.AdminService.UpdatePool:output_type -> nearcast.v1.Pool
-	64,  // 134: nearcast.v1.AdminService.DeletePool:output_type -> google.protobuf.Empty
-	53,  // 135: nearcast.v1.AdminService.CreateSite:output_type -> nearcast.v1.Site
-	53,  // 136: nearcast.v1.AdminService.GetSite:output_type -> nearcast.v1.Site
-	23,  // 137: nearcast.v1.AdminService.ListSites:output_type -> nearcast.v1.ListSitesResponse
-	53,  // 138: nearcast.v1.AdminService.UpdateSite:output_type -> nearcast.v1.Site
-	64,  // 139: nearcast.v1.AdminService.DeleteSite:output_type -> google.protobuf.Empty
-	54,  // 140: nearcast.v1.AdminService.CreateRegion:output_type -> nearcast.v1.Region
-	25,  // 141: nearcast.v1.AdminService.ListRegions:output_type -> nearcast.v1.ListRegionsResponse
-	64,  // 142: nearcast.v1.AdminService.DeleteRegion:output_type -> google.protobuf.Empty
-	55,  // 143: nearcast.v1.AdminService.GetNode:output_type -> nearcast.v1.Node
-	27,  // 144: nearcast.v1.AdminService.ListNodes:output_type -> nearcast.v1.ListNodesResponse
-	55,  // 145: nearcast.v1.AdminService.UpdateNode:output_type -> nearcast.v1.Node
-	64,  // 146: nearcast.v1.AdminService.DeleteNode:output_type -> google.protobuf.Empty
-	29,  // 147: nearcast.v1.AdminService.CreateJoinToken:output_type -> nearcast.v1.CreateJoinTokenResponse
-	30,  // 148: nearcast.v1.AdminService.ListJoinTokens:output_type -> nearcast.v1.ListJoinTokensResponse
-	64,  // 149: nearcast.v1.AdminService.DeleteJoinToken:output_type -> google.protobuf.Empty
-	32,  // 150: nearcast.v1.AdminService.CreateOperator:output_type -> nearcast.v1.CreateOperatorResponse
-	33,  // 151: nearcast.v1.AdminService.ListOperators:output_type -> nearcast.v1.ListOperatorsResponse
-	64,  // 152: nearcast.v1.AdminService.DeleteOperator:output_type -> google.protobuf.Empty
-	64,  // 153: nearcast.v1.AdminService.TagResource:output_type -> google.protobuf.Empty
-	64,  // 154: nearcast.v1.AdminService.UntagResource:output_type -> google.protobuf.Empty
-	58,  // 155: nearcast.v1.AdminService.GetSettings:output_type -> nearcast.v1.Settings
-	58,  // 156: nearcast.v1.AdminService.UpdateSettings:output_type -> nearcast.v1.Settings
-	39,  // 157: nearcast.v1.AdminService.ListHealth:output_type -> nearcast.v1.ListHealthResponse
-	41,  // 158: nearcast.v1.AdminService.ListPaths:output_type -> nearcast.v1.ListPathsResponse
-	42,  // 159: nearcast.v1.AdminService.GetStatus:output_type -> nearcast.v1.StatusResponse
-	65,  // 160: nearcast.v1.AdminService.GetSnapshot:output_type -> nearcast.v1.Snapshot
-	44,  // 161: nearcast.v1.AdminService.ListAudit:output_type -> nearcast.v1.ListAuditResponse
-	57,  // 162: nearcast.v1.AdminService.WhoAmI:output_type -> nearcast.v1.Operator
-	107, // [107:163] is the sub-list for method output_type
-	51,  // [51:107] is the sub-list for method input_type
-	51,  // [51:51] is the sub-list for extension type_name
-	51,  // [51:51] is the sub-list for extension extendee
-	0,   // [0:51] is the sub-list for field type_name
+	50,  // 0: nearcast.v1.CreateAcceleratorRequest.accelerator:type_name -> nearcast.v1.Accelerator
+	50,  // 1: nearcast.v1.UpdateAcceleratorRequest.accelerator:type_name -> nearcast.v1.Accelerator
+	51,  // 2: nearcast.v1.UpdateAcceleratorRequest.update_mask:type_name -> google.protobuf.FieldMask
+	50,  // 3: nearcast.v1.ListAcceleratorsResponse.accelerators:type_name -> nearcast.v1.Accelerator
+	52,  // 4: nearcast.v1.CreateListenerRequest.listener:type_name -> nearcast.v1.Listener
+	52,  // 5: nearcast.v1.UpdateListenerRequest.listener:type_name -> nearcast.v1.Listener
+	51,  // 6: nearcast.v1.UpdateListenerRequest.update_mask:type_name -> google.protobuf.FieldMask
+	52,  // 7: nearcast.v1.ListListenersResponse.listeners:type_name -> nearcast.v1.Listener
+	53,  // 8: nearcast.v1.CreateEndpointGroupRequest.group:type_name -> nearcast.v1.EndpointGroup
+	53,  // 9: nearcast.v1.UpdateEndpointGroupRequest.group:type_name -> nearcast.v1.EndpointGroup
+	51,  // 10: nearcast.v1.UpdateEndpointGroupRequest.update_mask:type_name -> google.protobuf.FieldMask
+	53,  // 11: nearcast.v1.ListEndpointGroupsResponse.groups:type_name -> nearcast.v1.EndpointGroup
+	54,  // 12: nearcast.v1.AddEndpointsRequest.endpoints:type_name -> nearcast.v1.Endpoint
+	54,  // 13: nearcast.v1.UpdateEndpointsRequest.endpoints:type_name -> nearcast.v1.Endpoint
+	55,  // 14: nearcast.v1.CreateTargetRequest.target:type_name -> nearcast.v1.Target
+	55,  // 15: nearcast.v1.UpdateTargetRequest.target:type_name -> nearcast.v1.Target
+	51,  // 16: nearcast.v1.UpdateTargetRequest.update_mask:type_name -> google.protobuf.FieldMask
+	55,  // 17: nearcast.v1.ListTargetsResponse.targets:type_name -> nearcast.v1.Target
+	56,  // 18: nearcast.v1.CreatePoolRequest.pool:type_name -> nearcast.v1.Pool
+	56,  // 19: nearcast.v1.UpdatePoolRequest.pool:type_name -> nearcast.v1.Pool
+	51,  // 20: nearcast.v1.UpdatePoolRequest.update_mask:type_name -> google.protobuf.FieldMask
+	56,  // 21: nearcast.v1.ListPoolsResponse.pools:type_name -> nearcast.v1.Pool
+	57,  // 22: nearcast.v1.CreateSiteRequest.site:type_name -> nearcast.v1.Site
+	57,  // 23: nearcast.v1.UpdateSiteRequest.site:type_name -> nearcast.v1.Site
+	51,  // 24: nearcast.v1.UpdateSiteRequest.update_mask:type_name -> google.protobuf.FieldMask
+	57,  // 25: nearcast.v1.ListSitesResponse.sites:type_name -> nearcast.v1.Site
+	58,  // 26: nearcast.v1.CreateRegionRequest.region:type_name -> nearcast.v1.Region
+	58,  // 27: nearcast.v1.ListRegionsResponse.regions:type_name -> nearcast.v1.Region
+	59,  // 28: nearcast.v1.UpdateNodeRequest.node:type_name -> nearcast.v1.Node
+	51,  // 29: nearcast.v1.UpdateNodeRequest.update_mask:type_name -> google.protobuf.FieldMask
+	59,  // 30: nearcast.v1.ListNodesResponse.nodes:type_name -> nearcast.v1.Node
+	60,  // 31: nearcast.v1.CreateJoinTokenRequest.token:type_name -> nearcast.v1.JoinToken
+	60,  // 32: nearcast.v1.CreateJoinTokenResponse.token:type_name -> nearcast.v1.JoinToken
+	60,  // 33: nearcast.v1.ListJoinTokensResponse.tokens:type_name -> nearcast.v1.JoinToken
+	61,  // 34: nearcast.v1.CreateOperatorRequest.operator:type_name -> nearcast.v1.Operator
+	61,  // 35: nearcast.v1.CreateOperatorResponse.operator:type_name -> nearcast.v1.Operator
+	61,  // 36: nearcast.v1.ListOperatorsResponse.operators:type_name -> nearcast.v1.Operator
+	62,  // 37: nearcast.v1.CreateAccessKeyRequest.key:type_name -> nearcast.v1.AccessKey
+	63,  // 38: nearcast.v1.RotateAccessKeyRequest.grace:type_name -> google.protobuf.Duration
+	62,  // 39: nearcast.v1.AccessKeySecret.key:type_name -> nearcast.v1.AccessKey
+	62,  // 40: nearcast.v1.ListAccessKeysResponse.keys:type_name -> nearcast.v1.AccessKey
+	49,  // 41: nearcast.v1.TagResourceRequest.tags:type_name -> nearcast.v1.TagResourceRequest.TagsEntry
+	64,  // 42: nearcast.v1.UpdateSettingsRequest.settings:type_name -> nearcast.v1.Settings
+	51,  // 43: nearcast.v1.UpdateSettingsRequest.update_mask:type_name -> google.protobuf.FieldMask
+	65,  // 44: nearcast.v1.EndpointHealthStatus.verdict:type_name -> nearcast.v1.HealthState
+	66,  // 45: nearcast.v1.EndpointHealthStatus.since:type_name -> google.protobuf.Timestamp
+	42,  // 46: nearcast.v1.EndpointHealthStatus.reports:type_name -> nearcast.v1.ProberReport
+	67,  // 47: nearcast.v1.ProberReport.health:type_name -> nearcast.v1.EndpointHealth
+	41,  // 48: nearcast.v1.ListHealthResponse.endpoints:type_name -> nearcast.v1.EndpointHealthStatus
+	68,  // 49: nearcast.v1.NodePaths.paths:type_name -> nearcast.v1.Path
+	66,  // 50: nearcast.v1.NodePaths.time:type_name -> google.protobuf.Timestamp
+	44,  // 51: nearcast.v1.ListPathsResponse.nodes:type_name -> nearcast.v1.NodePaths
+	59,  // 52: nearcast.v1.StatusResponse.nodes:type_name -> nearcast.v1.Node
+	47,  // 53: nearcast.v1.StatusResponse.controllers:type_name -> nearcast.v1.ControllerStatus
+	69,  // 54: nearcast.v1.ListAuditResponse.entries:type_name -> nearcast.v1.AuditEntry
+	3,   // 55: nearcast.v1.AdminService.CreateAccelerator:input_type -> nearcast.v1.CreateAcceleratorRequest
+	0,   // 56: nearcast.v1.AdminService.GetAccelerator:input_type -> nearcast.v1.GetRequest
+	1,   // 57: nearcast.v1.AdminService.ListAccelerators:input_type -> nearcast.v1.ListRequest
+	4,   // 58: nearcast.v1.AdminService.UpdateAccelerator:input_type -> nearcast.v1.UpdateAcceleratorRequest
+	2,   // 59: nearcast.v1.AdminService.DeleteAccelerator:input_type -> nearcast.v1.DeleteRequest
+	6,   // 60: nearcast.v1.AdminService.CreateListener:input_type -> nearcast.v1.CreateListenerRequest
+	0,   // 61: nearcast.v1.AdminService.GetListener:input_type -> nearcast.v1.GetRequest
+	1,   // 62: nearcast.v1.AdminService.ListListeners:input_type -> nearcast.v1.ListRequest
+	7,   // 63: nearcast.v1.AdminService.UpdateListener:input_type -> nearcast.v1.UpdateListenerRequest
+	2,   // 64: nearcast.v1.AdminService.DeleteListener:input_type -> nearcast.v1.DeleteRequest
+	9,   // 65: nearcast.v1.AdminService.CreateEndpointGroup:input_type -> nearcast.v1.CreateEndpointGroupRequest
+	0,   // 66: nearcast.v1.AdminService.GetEndpointGroup:input_type -> nearcast.v1.GetRequest
+	1,   // 67: nearcast.v1.AdminService.ListEndpointGroups:input_type -> nearcast.v1.ListRequest
+	10,  // 68: nearcast.v1.AdminService.UpdateEndpointGroup:input_type -> nearcast.v1.UpdateEndpointGroupRequest
+	2,   // 69: nearcast.v1.AdminService.DeleteEndpointGroup:input_type -> nearcast.v1.DeleteRequest
+	12,  // 70: nearcast.v1.AdminService.AddEndpoints:input_type -> nearcast.v1.AddEndpointsRequest
+	13,  // 71: nearcast.v1.AdminService.UpdateEndpoints:input_type -> nearcast.v1.UpdateEndpointsRequest
+	14,  // 72: nearcast.v1.AdminService.RemoveEndpoints:input_type -> nearcast.v1.RemoveEndpointsRequest
+	15,  // 73: nearcast.v1.AdminService.CreateTarget:input_type -> nearcast.v1.CreateTargetRequest
+	0,   // 74: nearcast.v1.AdminService.GetTarget:input_type -> nearcast.v1.GetRequest
+	1,   // 75: nearcast.v1.AdminService.ListTargets:input_type -> nearcast.v1.ListRequest
+	16,  // 76: nearcast.v1.AdminService.UpdateTarget:input_type -> nearcast.v1.UpdateTargetRequest
+	2,   // 77: nearcast.v1.AdminService.DeleteTarget:input_type -> nearcast.v1.DeleteRequest
+	18,  // 78: nearcast.v1.AdminService.CreatePool:input_type -> nearcast.v1.CreatePoolRequest
+	0,   // 79: nearcast.v1.AdminService.GetPool:input_type -> nearcast.v1.GetRequest
+	1,   // 80: nearcast.v1.AdminService.ListPools:input_type -> nearcast.v1.ListRequest
+	19,  // 81: nearcast.v1.AdminService.UpdatePool:input_type -> nearcast.v1.UpdatePoolRequest
+	2,   // 82: nearcast.v1.AdminService.DeletePool:input_type -> nearcast.v1.DeleteRequest
+	21,  // 83: nearcast.v1.AdminService.CreateSite:input_type -> nearcast.v1.CreateSiteRequest
+	0,   // 84: nearcast.v1.AdminService.GetSite:input_type -> nearcast.v1.GetRequest
+	1,   // 85: nearcast.v1.AdminService.ListSites:input_type -> nearcast.v1.ListRequest
+	22,  // 86: nearcast.v1.AdminService.UpdateSite:input_type -> nearcast.v1.UpdateSiteRequest
+	2,   // 87: nearcast.v1.AdminService.DeleteSite:input_type -> nearcast.v1.DeleteRequest
+	24,  // 88: nearcast.v1.AdminService.CreateRegion:input_type -> nearcast.v1.CreateRegionRequest
+	1,   // 89: nearcast.v1.AdminService.ListRegions:input_type -> nearcast.v1.ListRequest
+	2,   // 90: nearcast.v1.AdminService.DeleteRegion:input_type -> nearcast.v1.DeleteRequest
+	0,   // 91: nearcast.v1.AdminService.GetNode:input_type -> nearcast.v1.GetRequest
+	1,   // 92: nearcast.v1.AdminService.ListNodes:input_type -> nearcast.v1.ListRequest
+	26,  // 93: nearcast.v1.AdminService.UpdateNode:input_type -> nearcast.v1.UpdateNodeRequest
+	2,   // 94: nearcast.v1.AdminService.DeleteNode:input_type -> nearcast.v1.DeleteRequest
+	28,  // 95: nearcast.v1.AdminService.CreateJoinToken:input_type -> nearcast.v1.CreateJoinTokenRequest
+	1,   // 96: nearcast.v1.AdminService.ListJoinTokens:input_type -> nearcast.v1.ListRequest
+	2,   // 97: nearcast.v1.AdminService.DeleteJoinToken:input_type -> nearcast.v1.DeleteRequest
+	31,  // 98: nearcast.v1.AdminService.CreateOperator:input_type -> nearcast.v1.CreateOperatorRequest
+	1,   // 99: nearcast.v1.AdminService.ListOperators:input_type -> nearcast.v1.ListRequest
+	2,   // 100: nearcast.v1.AdminService.DeleteOperator:input_type -> nearcast.v1.DeleteRequest
+	34,  // 101: nearcast.v1.AdminService.CreateAccessKey:input_type -> nearcast.v1.CreateAccessKeyRequest
+	1,   // 102: nearcast.v1.AdminService.ListAccessKeys:input_type -> nearcast.v1.ListRequest
+	35,  // 103: nearcast.v1.AdminService.RotateAccessKey:input_type -> nearcast.v1.RotateAccessKeyRequest
+	2,   // 104: nearcast.v1.AdminService.DeleteAccessKey:input_type -> nearcast.v1.DeleteRequest
+	38,  // 105: nearcast.v1.AdminService.TagResource:input_type -> nearcast.v1.TagResourceRequest
+	39,  // 106: nearcast.v1.AdminService.UntagResource:input_type -> nearcast.v1.UntagResourceRequest
+	70,  // 107: nearcast.v1.AdminService.GetSettings:input_type -> google.protobuf.Empty
+	40,  // 108: nearcast.v1.AdminService.UpdateSettings:input_type -> nearcast.v1.UpdateSettingsRequest
+	1,   // 109: nearcast.v1.AdminService.ListHealth:input_type -> nearcast.v1.ListRequest
+	1,   // 110: nearcast.v1.AdminService.ListPaths:input_type -> nearcast.v1.ListRequest
+	70,  // 111: nearcast.v1.AdminService.GetStatus:input_type -> google.protobuf.Empty
+	70,  // 112: nearcast.v1.AdminService.GetSnapshot:input_type -> google.protobuf.Empty
+	1,   // 113: nearcast.v1.AdminService.ListAudit:input_type -> nearcast.v1.ListRequest
+	70,  // 114: nearcast.v1.AdminService.WhoAmI:input_type -> google.protobuf.Empty
+	50,  // 115: nearcast.v1.AdminService.CreateAccelerator:output_type -> nearcast.v1.Accelerator
+	50,  // 116: nearcast.v1.AdminService.GetAccelerator:output_type -> nearcast.v1.Accelerator
+	5,   // 117: nearcast.v1.AdminService.ListAccelerators:output_type -> nearcast.v1.ListAcceleratorsResponse
+	50,  // 118: nearcast.v1.AdminService.UpdateAccelerator:output_type -> nearcast.v1.Accelerator
+	70,  // 119: nearcast.v1.AdminService.DeleteAccelerator:output_type -> google.protobuf.Empty
+	52,  // 120: nearcast.v1.AdminService.CreateListener:output_type -> nearcast.v1.Listener
+	52,  // 121: nearcast.v1.AdminService.GetListener:output_type -> nearcast.v1.Listener
+	8,   // 122: nearcast.v1.AdminService.ListListeners:output_type -> nearcast.v1.ListListenersResponse
+	52,  // 123: nearcast.v1.AdminService.UpdateListener:output_type -> nearcast.v1.Listener
+	70,  // 124: nearcast.v1.AdminService.DeleteListener:output_type -> google.protobuf.Empty
+	53,  // 125: nearcast.v1.AdminService.CreateEndpointGroup:output_type -> nearcast.v1.EndpointGroup
+	53,  // 126: nearcast.v1.AdminService.GetEndpointGroup:output_type -> nearcast.v1.EndpointGroup
+	11,  // 127: nearcast.v1.AdminService.ListEndpointGroups:output_type -> nearcast.v1.ListEndpointGroupsResponse
+	53,  // 128: nearcast.v1.AdminService.UpdateEndpointGroup:output_type -> nearcast.v1.EndpointGroup
+	70,  // 129: nearcast.v1.AdminService.DeleteEndpointGroup:output_type -> google.protobuf.Empty
+	53,  // 130: nearcast.v1.AdminService.AddEndpoints:output_type -> nearcast.v1.EndpointGroup
+	53,  // 131: nearcast.v1.AdminService.UpdateEndpoints:output_type -> nearcast.v1.EndpointGroup
+	53,  // 132: nearcast.v1.AdminService.RemoveEndpoints:output_type -> nearcast.v1.EndpointGroup
+	55,  // 133: nearcast.v1.AdminService.CreateTarget:output_type -> nearcast.v1.Target
+	55,  // 134: nearcast.v1.AdminService.GetTarget:output_type -> nearcast.v1.Target
+	17,  // 135: nearcast.v1.AdminService.ListTargets:output_type -> nearcast.v1.ListTargetsResponse
+	55,  // 136: nearcast.v1.AdminService.UpdateTarget:output_type -> nearcast.v1.Target
+	70,  // 137: nearcast.v1.AdminService.DeleteTarget:output_type -> google.protobuf.Empty
+	56,  // 138: nearcast.v1.AdminService.CreatePool:output_type -> nearcast.v1.Pool
+	56,  // 139: nearcast.v1.AdminService.GetPool:output_type -> nearcast.v1.Pool
+	20,  // 140: nearcast.v1.AdminService.ListPools:output_type -> nearcast.v1.ListPoolsResponse
+	56,  // 141: nearcast.v1.AdminService.UpdatePool:output_type -> nearcast.v1.Pool
+	70,  // 142: nearcast.v1.AdminService.DeletePool:output_type -> google.protobuf.Empty
+	57,  // 143: nearcast.v1.AdminService.CreateSite:output_type -> nearcast.v1.Site
+	57,  // 144: nearcast.v1.AdminService.GetSite:output_type -> nearcast.v1.Site
+	23,  // 145: nearcast.v1.AdminService.ListSites:output_type -> nearcast.v1.ListSitesResponse
+	57,  // 146: nearcast.v1.AdminService.UpdateSite:output_type -> nearcast.v1.Site
+	70,  // 147: nearcast.v1.AdminService.DeleteSite:output_type -> google.protobuf.Empty
+	58,  // 148: nearcast.v1.AdminService.CreateRegion:output_type -> nearcast.v1.Region
+	25,  // 149: nearcast.v1.AdminService.ListRegions:output_type -> nearcast.v1.ListRegionsResponse
+	70,  // 150: nearcast.v1.AdminService.DeleteRegion:output_type -> google.protobuf.Empty
+	59,  // 151: nearcast.v1.AdminService.GetNode:output_type -> nearcast.v1.Node
+	27,  // 152: nearcast.v1.AdminService.ListNodes:output_type -> nearcast.v1.ListNodesResponse
+	59,  // 153: nearcast.v1.AdminService.UpdateNode:output_type -> nearcast.v1.Node
+	70,  // 154: nearcast.v1.AdminService.DeleteNode:output_type -> google.protobuf.Empty
+	29,  // 155: nearcast.v1.AdminService.CreateJoinToken:output_type -> nearcast.v1.CreateJoinTokenResponse
+	30,  // 156: nearcast.v1.AdminService.ListJoinTokens:output_type -> nearcast.v1.ListJoinTokensResponse
+	70,  // 157: nearcast.v1.AdminService.DeleteJoinToken:output_type -> google.protobuf.Empty
+	32,  // 158: nearcast.v1.AdminService.CreateOperator:output_type -> nearcast.v1.CreateOperatorResponse
+	33,  // 159: nearcast.v1.AdminService.ListOperators:output_type -> nearcast.v1.ListOperatorsResponse
+	70,  // 160: nearcast.v1.AdminService.DeleteOperator:output_type -> google.protobuf.Empty
+	36,  // 161: nearcast.v1.AdminService.CreateAccessKey:output_type -> nearcast.v1.AccessKeySecret
+	37,  // 162: nearcast.v1.AdminService.ListAccessKeys:output_type -> nearcast.v1.ListAccessKeysResponse
+	36,  // 163: nearcast.v1.AdminService.RotateAccessKey:output_type -> nearcast.v1.AccessKeySecret
+	70,  // 164: nearcast.v1.AdminService.DeleteAccessKey:output_type -> google.protobuf.Empty
+	70,  // 165: nearcast.v1.AdminService.TagResource:output_type -> google.protobuf.Empty
+	70,  // 166: nearcast.v1.AdminService.UntagResource:output_type -> google.protobuf.Empty
+	64,  // 167: nearcast.v1.AdminService.GetSettings:output_type -> nearcast.v1.Settings
+	64,  // 168: nearcast.v1.AdminService.UpdateSettings:output_type -> nearcast.v1.Settings
+	43,  // 169: nearcast.v1.AdminService.ListHealth:output_type -> nearcast.v1.ListHealthResponse
+	45,  // 170: nearcast.v1.AdminService.ListPaths:output_type -> nearcast.v1.ListPathsResponse
+	46,  // 171: nearcast.v1.AdminService.GetStatus:output_type -> nearcast.v1.StatusResponse
+	71,  // 172: nearcast.v1.AdminService.GetSnapshot:output_type -> nearcast.v1.Snapshot
+	48,  // 173: nearcast.v1.AdminService.ListAudit:output_type -> nearcast.v1.ListAuditResponse
+	61,  // 174: nearcast.v1.AdminService.WhoAmI:output_type -> nearcast.v1.Operator
+	115, // [115:175] is the sub-list for method output_type
+	55,  // [55:115] is the sub-list for method input_type
+	55,  // [55:55] is the sub-list for extension type_name
+	55,  // [55:55] is the sub-list for extension extendee
+	0,   // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_nearcast_v1_admin_proto_init() }
@@ -3015,7 +3249,7 @@ func file_nearcast_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nearcast_v1_admin_proto_rawDesc), len(file_nearcast_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   46,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -70,6 +70,10 @@ const (
 	AdminService_CreateOperator_FullMethodName      = "/nearcast.v1.AdminService/CreateOperator"
 	AdminService_ListOperators_FullMethodName       = "/nearcast.v1.AdminService/ListOperators"
 	AdminService_DeleteOperator_FullMethodName      = "/nearcast.v1.AdminService/DeleteOperator"
+	AdminService_CreateAccessKey_FullMethodName     = "/nearcast.v1.AdminService/CreateAccessKey"
+	AdminService_ListAccessKeys_FullMethodName      = "/nearcast.v1.AdminService/ListAccessKeys"
+	AdminService_RotateAccessKey_FullMethodName     = "/nearcast.v1.AdminService/RotateAccessKey"
+	AdminService_DeleteAccessKey_FullMethodName     = "/nearcast.v1.AdminService/DeleteAccessKey"
 	AdminService_TagResource_FullMethodName         = "/nearcast.v1.AdminService/TagResource"
 	AdminService_UntagResource_FullMethodName       = "/nearcast.v1.AdminService/UntagResource"
 	AdminService_GetSettings_FullMethodName         = "/nearcast.v1.AdminService/GetSettings"
@@ -140,6 +144,12 @@ type AdminServiceClient interface {
 	CreateOperator(ctx context.Context, in *CreateOperatorRequest, opts ...grpc.CallOption) (*CreateOperatorResponse, error)
 	ListOperators(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListOperatorsResponse, error)
 	DeleteOperator(ctx context.Context, in *DeleteRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	CreateAccessKey(ctx context.Context, in *CreateAccessKeyRequest, opts ...grpc.CallOption) (*AccessKeySecret, error)
+	ListAccessKeys(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListAccessKeysResponse, error)
+	// RotateAccessKey makes a new key with the same rights; the old one ends after the grace time.
+	RotateAccessKey(ctx context.Context, in *RotateAccessKeyRequest, opts ...grpc.CallOption) (*AccessKeySecret, error)
+	// DeleteAccessKey revokes it at once.
+	DeleteAccessKey(ctx context.Context, in *DeleteRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
 	TagResource(ctx context.Context, in *TagResourceRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
 	UntagResource(ctx context.Context, in *UntagResourceRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
 	GetSettings(ctx context.Context, in *emptypb.Empty, opts ...grpc.CallOption) (*Settings, error)
@@ -625,6 +635,46 @@ func (c *adminServiceClient) DeleteOperator(ctx context.Context, in *DeleteReque
 	return out, nil
 }
 
+func (c *adminServiceClient) CreateAccessKey(ctx context.Context, in *CreateAccessKeyRequest, opts ...grpc.CallOption) (*AccessKeySecret, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AccessKeySecret)
+	err := c.cc.Invoke(ctx, AdminService_CreateAccessKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) ListAccessKeys(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListAccessKeysResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListAccessKeysResponse)
+	err := c.cc.Invoke(ctx, AdminService_ListAccessKeys_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) RotateAccessKey(ctx context.Context, in *RotateAccessKeyRequest, opts ...grpc.CallOption) (*AccessKeySecret, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AccessKeySecret)
+	err := c.cc.Invoke(ctx, AdminService_RotateAccessKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) DeleteAccessKey(ctx context.Context, in *DeleteRequest, opts ...grpc.CallOption) (*emptypb.Empty, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(emptypb.Empty)
+	err := c.cc.Invoke(ctx, AdminService_DeleteAccessKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminServiceClient) TagResource(ctx context.Context, in *TagResourceRequest, opts ...grpc.CallOption) (*emptypb.Empty, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(emptypb.Empty)
@@ -783,6 +833,12 @@ type AdminServiceServer interface {
 	CreateOperator(context.Context, *CreateOperatorRequest) (*CreateOperatorResponse, error)
 	ListOperators(context.Context, *ListRequest) (*ListOperatorsResponse, error)
 	DeleteOperator(context.Context, *DeleteRequest) (*emptypb.Empty, error)
+	CreateAccessKey(context.Context, *CreateAccessKeyRequest) (*AccessKeySecret, error)
+	ListAccessKeys(context.Context, *ListRequest) (*ListAccessKeysResponse, error)
+	// RotateAccessKey makes a new key with the same rights; the old one ends after the grace time.
+	RotateAccessKey(context.Context, *RotateAccessKeyRequest) (*AccessKeySecret, error)
+	// DeleteAccessKey revokes it at once.
+	DeleteAccessKey(context.Context, *DeleteRequest) (*emptypb.Empty, error)
 	TagResource(context.Context, *TagResourceRequest) (*emptypb.Empty, error)
 	UntagResource(context.Context, *UntagResourceRequest) (*emptypb.Empty, error)
 	GetSettings(context.Context, *emptypb.Empty) (*Settings, error)
@@ -945,6 +1001,18 @@ func (UnimplementedAdminServiceServer) ListOperators(context.Context, *ListReque
 }
 func (UnimplementedAdminServiceServer) DeleteOperator(context.Context, *DeleteRequest) (*emptypb.Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteOperator not implemented")
+}
+func (UnimplementedAdminServiceServer) CreateAccessKey(context.Context, *CreateAccessKeyRequest) (*AccessKeySecret, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateAccessKey not implemented")
+}
+func (UnimplementedAdminServiceServer) ListAccessKeys(context.Context, *ListRequest) (*ListAccessKeysResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListAccessKeys not implemented")
+}
+func (UnimplementedAdminServiceServer) RotateAccessKey(context.Context, *RotateAccessKeyRequest) (*AccessKeySecret, error) {
+	return nil, status.Error(codes.Unimplemented, "method RotateAccessKey not implemented")
+}
+func (UnimplementedAdminServiceServer) DeleteAccessKey(context.Context, *DeleteRequest) (*emptypb.Empty, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteAccessKey not implemented")
 }
 func (UnimplementedAdminServiceServer) TagResource(context.Context, *TagResourceRequest) (*emptypb.Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method TagResource not implemented")
@@ -1825,6 +1893,78 @@ func _AdminService_DeleteOperator_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_CreateAccessKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateAccessKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).CreateAccessKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_CreateAccessKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).CreateAccessKey(ctx, req.(*CreateAccessKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_ListAccessKeys_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ListAccessKeys(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ListAccessKeys_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ListAccessKeys(ctx, req.(*ListRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_RotateAccessKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RotateAccessKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).RotateAccessKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_RotateAccessKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).RotateAccessKey(ctx, req.(*RotateAccessKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_DeleteAccessKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).DeleteAccessKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_DeleteAccessKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).DeleteAccessKey(ctx, req.(*DeleteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AdminService_TagResource_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(TagResourceRequest)
 	if err := dec(in); err != nil {
@@ -2195,6 +2335,22 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteOperator",
 			Handler:    _AdminService_DeleteOperator_Handler,
+		},
+		{
+			MethodName: "CreateAccessKey",
+			Handler:    _AdminService_CreateAccessKey_Handler,
+		},
+		{
+			MethodName: "ListAccessKeys",
+			Handler:    _AdminService_ListAccessKeys_Handler,
+		},
+		{
+			MethodName: "RotateAccessKey",
+			Handler:    _AdminService_RotateAccessKey_Handler,
+		},
+		{
+			MethodName: "DeleteAccessKey",
+			Handler:    _AdminService_DeleteAccessKey_Handler,
 		},
 		{
 			MethodName: "TagResource",

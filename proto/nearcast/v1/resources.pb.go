@@ -573,6 +573,7 @@ type Accelerator struct {
 	Tags          map[string]string      `protobuf:"bytes,11,rep,name=tags,proto3" json:"tags,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // ≤ 50; key 1–128, value 0–256 characters
 	Project       string                 `protobuf:"bytes,12,opt,name=project,proto3" json:"project,omitempty"`                                                                     // the owner; "default" when empty
 	Revision      uint64                 `protobuf:"varint,13,opt,name=revision,proto3" json:"revision,omitempty"`                                                                  // output: store revision of the last change below this accelerator
+	FlowLogs      *FlowLogs              `protobuf:"bytes,14,opt,name=flow_logs,json=flowLogs,proto3" json:"flow_logs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -698,6 +699,75 @@ func (x *Accelerator) GetRevision() uint64 {
 	return 0
 }
 
+func (x *Accelerator) GetFlowLogs() *FlowLogs {
+	if x != nil {
+		return x.FlowLogs
+	}
+	return nil
+}
+
+// FlowLogs says where the records of an accelerator's flows are kept. Bucket and prefix may be there
+// while it is not enabled.
+type FlowLogs struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Enabled       bool                   `protobuf:"varint,1,opt,name=enabled,proto3" json:"enabled,omitempty"` // needs bucket and prefix
+	Bucket        string                 `protobuf:"bytes,2,opt,name=bucket,proto3" json:"bucket,omitempty"`    // ≤ 255 characters
+	Prefix        string                 `protobuf:"bytes,3,opt,name=prefix,proto3" json:"prefix,omitempty"`    // ≤ 255 characters
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FlowLogs) Reset() {
+	*x = FlowLogs{}
+	mi := &file_nearcast_v1_resources_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FlowLogs) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FlowLogs) ProtoMessage() {}
+
+func (x *FlowLogs) ProtoReflect() protoreflect.Message {
+	mi := &file_nearcast_v1_resources_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FlowLogs.ProtoReflect.Descriptor instead.
+func (*FlowLogs) Descriptor() ([]byte, []int) {
+	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *FlowLogs) GetEnabled() bool {
+	if x != nil {
+		return x.Enabled
+	}
+	return false
+}
+
+func (x *FlowLogs) GetBucket() string {
+	if x != nil {
+		return x.Bucket
+	}
+	return ""
+}
+
+func (x *FlowLogs) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
 // PortRange is from ≤ to, both within 1–65535 and both included.
 type PortRange struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -709,7 +779,7 @@ type PortRange struct {
 
 func (x *PortRange) Reset() {
 	*x = PortRange{}
-	mi := &file_nearcast_v1_resources_proto_msgTypes[1]
+	mi := &file_nearcast_v1_resources_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -721,7 +791,7 @@ func (x *PortRange) String() string {
 func (*PortRange) ProtoMessage() {}
 
 func (x *PortRange) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_resources_proto_msgTypes[1]
+	mi := &file_nearcast_v1_resources_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -734,7 +804,7 @@ func (x *PortRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortRange.ProtoReflect.Descriptor instead.
 func (*PortRange) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{1}
+	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *PortRange) GetFrom() uint32 {
@@ -774,7 +844,7 @@ type Listener struct {
 
 func (x *Listener) Reset() {
 	*x = Listener{}
-	mi := &file_nearcast_v1_resources_proto_msgTypes[2]
+	mi := &file_nearcast_v1_resources_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -786,7 +856,7 @@ func (x *Listener) String() string {
 func (*Listener) ProtoMessage() {}
 
 func (x *Listener) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_resources_proto_msgTypes[2]
+	mi := &file_nearcast_v1_resources_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -799,7 +869,7 @@ func (x *Listener) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Listener.ProtoReflect.Descriptor instead.
 func (*Listener) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{2}
+	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Listener) GetId() string {
@@ -904,7 +974,7 @@ type HealthCheck struct {
 
 func (x *HealthCheck) Reset() {
 	*x = HealthCheck{}
-	mi := &file_nearcast_v1_resources_proto_msgTypes[3]
+	mi := &file_nearcast_v1_resources_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -916,7 +986,7 @@ func (x *HealthCheck) String() string {
 func (*HealthCheck) ProtoMessage() {}
 
 func (x *HealthCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_resources_proto_msgTypes[3]
+	mi := &file_nearcast_v1_resources_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -929,7 +999,7 @@ func (x *HealthCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthCheck.ProtoReflect.Descriptor instead.
 func (*HealthCheck) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{3}
+	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *HealthCheck) GetProtocol() HealthProtocol {
@@ -1006,7 +1076,7 @@ type PortOverride struct {
 
 func (x *PortOverride) Reset() {
 	*x = PortOverride{}
-	mi := &file_nearcast_v1_resources_proto_msgTypes[4]
+	mi := &file_nearcast_v1_resources_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1018,7 +1088,7 @@ func (x *PortOverride) String() string {
 func (*PortOverride) ProtoMessage() {}
 
 func (x *PortOverride) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_resources_proto_msgTypes[4]
+	mi := &file_nearcast_v1_resources_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1031,7 +1101,7 @@ func (x *PortOverride) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortOverride.ProtoReflect.Descriptor instead.
 func (*PortOverride) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{4}
+	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *PortOverride) GetListenerPort() uint32 {
@@ -1063,7 +1133,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_nearcast_v1_resources_proto_msgTypes[5]
+	mi := &file_nearcast_v1_resources_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1075,7 +1145,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_resources_proto_msgTypes[5]
+	mi := &file_nearcast_v1_resources_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1088,7 +1158,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{5}
+	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Endpoint) GetId() string {
@@ -1153,7 +1223,7 @@ type EndpointGroup struct {
 
 func (x *EndpointGroup) Reset() {
 	*x = EndpointGroup{}
-	mi := &file_nearcast_v1_resources_proto_msgTypes[6]
+	mi := &file_nearcast_v1_resources_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1165,7 +1235,7 @@ func (x *EndpointGroup) String() string {
 func (*EndpointGroup) ProtoMessage() {}
 
 func (x *EndpointGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_resources_proto_msgTypes[6]
+	mi := &file_nearcast_v1_resources_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1178,7 +1248,7 @@ func (x *EndpointGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointGroup.ProtoReflect.Descriptor instead.
 func (*EndpointGroup) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{6}
+	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *EndpointGroup) GetId() string {
@@ -1258,7 +1328,7 @@ type Target struct {
 
 func (x *Target) Reset() {
 	*x = Target{}
-	mi := &file_nearcast_v1_resources_proto_msgTypes[7]
+	mi := &file_nearcast_v1_resources_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1270,7 +1340,7 @@ func (x *Target) String() string {
 func (*Target) ProtoMessage() {}
 
 func (x *Target) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_resources_proto_msgTypes[7]
+	mi := &file_nearcast_v1_resources_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1283,7 +1353,7 @@ func (x *Target) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Target.ProtoReflect.Descriptor instead.
 func (*Target) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{7}
+	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Target) GetName() string {
@@ -1338,7 +1408,7 @@ type Pool struct {
 
 func (x *Pool) Reset() {
 	*x = Pool{}
-	mi := &file_nearcast_v1_resources_proto_msgTypes[8]
+	mi := &file_nearcast_v1_resources_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1350,7 +1420,7 @@ func (x *Pool) String() string {
 func (*Pool) ProtoMessage() {}
 
 func (x *Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_resources_proto_msgTypes[8]
+	mi := &file_nearcast_v1_resources_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1363,7 +1433,7 @@ func (x *Pool) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pool.ProtoReflect.Descriptor instead.
 func (*Pool) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{8}
+	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Pool) GetName() string {
@@ -1420,7 +1490,7 @@ type Region struct {
 
 func (x *Region) Reset() {
 	*x = Region{}
-	mi := &file_nearcast_v1_resources_proto_msgTypes[9]
+	mi := &file_nearcast_v1_resources_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1432,7 +1502,7 @@ func (x *Region) String() string {
 func (*Region) ProtoMessage() {}
 
 func (x *Region) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_resources_proto_msgTypes[9]
+	mi := &file_nearcast_v1_resources_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1445,7 +1515,7 @@ func (x *Region) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Region.ProtoReflect.Descriptor instead.
 func (*Region) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{9}
+	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Region) GetName() string {
@@ -1483,7 +1553,7 @@ type Site struct {
 
 func (x *Site) Reset() {
 	*x = Site{}
-	mi := &file_nearcast_v1_resources_proto_msgTypes[10]
+	mi := &file_nearcast_v1_resources_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1495,7 +1565,7 @@ func (x *Site) String() string {
 func (*Site) ProtoMessage() {}
 
 func (x *Site) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_resources_proto_msgTypes[10]
+	mi := &file_nearcast_v1_resources_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1508,7 +1578,7 @@ func (x *Site) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Site.ProtoReflect.Descriptor instead.
 func (*Site) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{10}
+	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Site) GetName() string {
@@ -1573,7 +1643,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_nearcast_v1_resources_proto_msgTypes[11]
+	mi := &file_nearcast_v1_resources_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1585,7 +1655,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_resources_proto_msgTypes[11]
+	mi := &file_nearcast_v1_resources_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1598,7 +1668,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{11}
+	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Node) GetId() string {
@@ -1731,7 +1801,7 @@ type Rejection struct {
 
 func (x *Rejection) Reset() {
 	*x = Rejection{}
-	mi := &file_nearcast_v1_resources_proto_msgTypes[12]
+	mi := &file_nearcast_v1_resources_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1743,7 +1813,7 @@ func (x *Rejection) String() string {
 func (*Rejection) ProtoMessage() {}
 
 func (x *Rejection) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_resources_proto_msgTypes[12]
+	mi := &file_nearcast_v1_resources_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1756,7 +1826,7 @@ func (x *Rejection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rejection.ProtoReflect.Descriptor instead.
 func (*Rejection) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{12}
+	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Rejection) GetField() string {
@@ -1793,7 +1863,7 @@ type JoinToken struct {
 
 func (x *JoinToken) Reset() {
 	*x = JoinToken{}
-	mi := &file_nearcast_v1_resources_proto_msgTypes[13]
+	mi := &file_nearcast_v1_resources_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1805,7 +1875,7 @@ func (x *JoinToken) String() string {
 func (*JoinToken) ProtoMessage() {}
 
 func (x *JoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_resources_proto_msgTypes[13]
+	mi := &file_nearcast_v1_resources_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1818,7 +1888,7 @@ func (x *JoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinToken.ProtoReflect.Descriptor instead.
 func (*JoinToken) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{13}
+	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *JoinToken) GetId() string {
@@ -1911,7 +1981,7 @@ type Operator struct {
 
 func (x *Operator) Reset() {
 	*x = Operator{}
-	mi := &file_nearcast_v1_resources_proto_msgTypes[14]
+	mi := &file_nearcast_v1_resources_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1923,7 +1993,7 @@ func (x *Operator) String() string {
 func (*Operator) ProtoMessage() {}
 
 func (x *Operator) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_resources_proto_msgTypes[14]
+	mi := &file_nearcast_v1_resources_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1936,7 +2006,7 @@ func (x *Operator) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operator.ProtoReflect.Descriptor instead.
 func (*Operator) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{14}
+	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Operator) GetName() string {
@@ -1967,6 +2037,118 @@ func (x *Operator) GetRevision() uint64 {
 	return 0
 }
 
+// AccessKey lets AWS clients use the controller's AWS API: it signs requests (Signature Version 4).
+type AccessKey struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Id          string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // output: 20 characters
+	Description string                 `protobuf:"bytes,2,opt,name=description,proto3" json:"description,omitempty"`
+	Role        Role                   `protobuf:"varint,3,opt,name=role,proto3,enum=nearcast.v1.Role" json:"role,omitempty"`
+	// Whose accelerators it sees and makes; empty: "default". Immutable.
+	Project string `protobuf:"bytes,4,opt,name=project,proto3" json:"project,omitempty"`
+	// The project's account id, 12 digits, as in ARNs. The first key of a project fixes it: empty there
+	// means one that is derived from the project's name, and elsewhere the one that the project has.
+	AccountId     string                 `protobuf:"bytes,5,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
+	Expires       *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=expires,proto3" json:"expires,omitempty"`                            // output: absent until it is rotated
+	CreatedTime   *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=created_time,json=createdTime,proto3" json:"created_time,omitempty"` // output
+	CreatedBy     string                 `protobuf:"bytes,8,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`       // output
+	Revision      uint64                 `protobuf:"varint,9,opt,name=revision,proto3" json:"revision,omitempty"`                         // output
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AccessKey) Reset() {
+	*x = AccessKey{}
+	mi := &file_nearcast_v1_resources_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AccessKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AccessKey) ProtoMessage() {}
+
+func (x *AccessKey) ProtoReflect() protoreflect.Message {
+	mi := &file_nearcast_v1_resources_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AccessKey.ProtoReflect.Descriptor instead.
+func (*AccessKey) Descriptor() ([]byte, []int) {
+	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *AccessKey) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *AccessKey) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *AccessKey) GetRole() Role {
+	if x != nil {
+		return x.Role
+	}
+	return Role_ROLE_UNSPECIFIED
+}
+
+func (x *AccessKey) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *AccessKey) GetAccountId() string {
+	if x != nil {
+		return x.AccountId
+	}
+	return ""
+}
+
+func (x *AccessKey) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
+func (x *AccessKey) GetCreatedTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedTime
+	}
+	return nil
+}
+
+func (x *AccessKey) GetCreatedBy() string {
+	if x != nil {
+		return x.CreatedBy
+	}
+	return ""
+}
+
+func (x *AccessKey) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 // Settings are the cluster's limits. 0 means the default of each.
 type Settings struct {
 	state                      protoimpl.MessageState `protogen:"open.v1"`
@@ -1991,7 +2173,7 @@ type Settings struct {
 
 func (x *Settings) Reset() {
 	*x = Settings{}
-	mi := &file_nearcast_v1_resources_proto_msgTypes[15]
+	mi := &file_nearcast_v1_resources_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2003,7 +2185,7 @@ func (x *Settings) String() string {
 func (*Settings) ProtoMessage() {}
 
 func (x *Settings) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_resources_proto_msgTypes[15]
+	mi := &file_nearcast_v1_resources_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2016,7 +2198,7 @@ func (x *Settings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settings.ProtoReflect.Descriptor instead.
 func (*Settings) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{15}
+	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Settings) GetAcceleratorsMax() uint32 {
@@ -2113,7 +2295,7 @@ type AuditEntry struct {
 
 func (x *AuditEntry) Reset() {
 	*x = AuditEntry{}
-	mi := &file_nearcast_v1_resources_proto_msgTypes[16]
+	mi := &file_nearcast_v1_resources_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2125,7 +2307,7 @@ func (x *AuditEntry) String() string {
 func (*AuditEntry) ProtoMessage() {}
 
 func (x *AuditEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_resources_proto_msgTypes[16]
+	mi := &file_nearcast_v1_resources_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2138,7 +2320,7 @@ func (x *AuditEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
 func (*AuditEntry) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{16}
+	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *AuditEntry) GetTime() *timestamppb.Timestamp {
@@ -2201,7 +2383,7 @@ var File_nearcast_v1_resources_proto protoreflect.FileDescriptor
 
 const file_nearcast_v1_resources_proto_rawDesc = "" +
 	"\n" +
-	"\x1bnearcast/v1/resources.proto\x12\vnearcast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbd\x04\n" +
+	"\x1bnearcast/v1/resources.proto\x12\vnearcast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf1\x04\n" +
 	"\vAccelerator\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -2216,10 +2398,15 @@ const file_nearcast_v1_resources_proto_rawDesc = "" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\fmodifiedTime\x126\n" +
 	"\x04tags\x18\v \x03(\v2\".nearcast.v1.Accelerator.TagsEntryR\x04tags\x12\x18\n" +
 	"\aproject\x18\f \x01(\tR\aproject\x12\x1a\n" +
-	"\brevision\x18\r \x01(\x04R\brevision\x1a7\n" +
+	"\brevision\x18\r \x01(\x04R\brevision\x122\n" +
+	"\tflow_logs\x18\x0e \x01(\v2\x15.nearcast.v1.FlowLogsR\bflowLogs\x1a7\n" +
 	"\tTagsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"/\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"T\n" +
+	"\bFlowLogs\x12\x18\n" +
+	"\aenabled\x18\x01 \x01(\bR\aenabled\x12\x16\n" +
+	"\x06bucket\x18\x02 \x01(\tR\x06bucket\x12\x16\n" +
+	"\x06prefix\x18\x03 \x01(\tR\x06prefix\"/\n" +
 	"\tPortRange\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\rR\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\rR\x02to\"\xf2\x04\n" +
@@ -2347,7 +2534,19 @@ const file_nearcast_v1_resources_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12%\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x11.nearcast.v1.RoleR\x04role\x12=\n" +
 	"\fcreated_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\vcreatedTime\x12\x1a\n" +
-	"\brevision\x18\x04 \x01(\x04R\brevision\"\xc4\x04\n" +
+	"\brevision\x18\x04 \x01(\x04R\brevision\"\xcd\x02\n" +
+	"\tAccessKey\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12 \n" +
+	"\vdescription\x18\x02 \x01(\tR\vdescription\x12%\n" +
+	"\x04role\x18\x03 \x01(\x0e2\x11.nearcast.v1.RoleR\x04role\x12\x18\n" +
+	"\aproject\x18\x04 \x01(\tR\aproject\x12\x1d\n" +
+	"\n" +
+	"account_id\x18\x05 \x01(\tR\taccountId\x124\n" +
+	"\aexpires\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12=\n" +
+	"\fcreated_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\vcreatedTime\x12\x1d\n" +
+	"\n" +
+	"created_by\x18\b \x01(\tR\tcreatedBy\x12\x1a\n" +
+	"\brevision\x18\t \x01(\x04R\brevision\"\xc4\x04\n" +
 	"\bSettings\x12)\n" +
 	"\x10accelerators_max\x18\x01 \x01(\rR\x0facceleratorsMax\x12A\n" +
 	"\x1dlisteners_per_accelerator_max\x18\x02 \x01(\rR\x1alistenersPerAcceleratorMax\x12;\n" +
@@ -2434,7 +2633,7 @@ func file_nearcast_v1_resources_proto_rawDescGZIP() []byte {
 }
 
 var file_nearcast_v1_resources_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
-var file_nearcast_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_nearcast_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_nearcast_v1_resources_proto_goTypes = []any{
 	(IPAddressType)(0),            // 0: nearcast.v1.IPAddressType
 	(AcceleratorStatus)(0),        // 1: nearcast.v1.AcceleratorStatus
@@ -2447,66 +2646,72 @@ var file_nearcast_v1_resources_proto_goTypes = []any{
 	(NodeState)(0),                // 8: nearcast.v1.NodeState
 	(Role)(0),                     // 9: nearcast.v1.Role
 	(*Accelerator)(nil),           // 10: nearcast.v1.Accelerator
-	(*PortRange)(nil),             // 11: nearcast.v1.PortRange
-	(*Listener)(nil),              // 12: nearcast.v1.Listener
-	(*HealthCheck)(nil),           // 13: nearcast.v1.HealthCheck
-	(*PortOverride)(nil),          // 14: nearcast.v1.PortOverride
-	(*Endpoint)(nil),              // 15: nearcast.v1.Endpoint
-	(*EndpointGroup)(nil),         // 16: nearcast.v1.EndpointGroup
-	(*Target)(nil),                // 17: nearcast.v1.Target
-	(*Pool)(nil),                  // 18: nearcast.v1.Pool
-	(*Region)(nil),                // 19: nearcast.v1.Region
-	(*Site)(nil),                  // 20: nearcast.v1.Site
-	(*Node)(nil),                  // 21: nearcast.v1.Node
-	(*Rejection)(nil),             // 22: nearcast.v1.Rejection
-	(*JoinToken)(nil),             // 23: nearcast.v1.JoinToken
-	(*Operator)(nil),              // 24: nearcast.v1.Operator
-	(*Settings)(nil),              // 25: nearcast.v1.Settings
-	(*AuditEntry)(nil),            // 26: nearcast.v1.AuditEntry
-	nil,                           // 27: nearcast.v1.Accelerator.TagsEntry
-	nil,                           // 28: nearcast.v1.Listener.TagsEntry
-	nil,                           // 29: nearcast.v1.EndpointGroup.TagsEntry
-	nil,                           // 30: nearcast.v1.Target.TagsEntry
-	(*timestamppb.Timestamp)(nil), // 31: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 32: google.protobuf.Duration
+	(*FlowLogs)(nil),              // 11: nearcast.v1.FlowLogs
+	(*PortRange)(nil),             // 12: nearcast.v1.PortRange
+	(*Listener)(nil),              // 13: nearcast.v1.Listener
+	(*HealthCheck)(nil),           // 14: nearcast.v1.HealthCheck
+	(*PortOverride)(nil),          // 15: nearcast.v1.PortOverride
+	(*Endpoint)(nil),              // 16: nearcast.v1.Endpoint
+	(*EndpointGroup)(nil),         // 17: nearcast.v1.EndpointGroup
+	(*Target)(nil),                // 18: nearcast.v1.Target
+	(*Pool)(nil),                  // 19: nearcast.v1.Pool
+	(*Region)(nil),                // 20: nearcast.v1.Region
+	(*Site)(nil),                  // 21: nearcast.v1.Site
+	(*Node)(nil),                  // 22: nearcast.v1.Node
+	(*Rejection)(nil),             // 23: nearcast.v1.Rejection
+	(*JoinToken)(nil),             // 24: nearcast.v1.JoinToken
+	(*Operator)(nil),              // 25: nearcast.v1.Operator
+	(*AccessKey)(nil),             // 26: nearcast.v1.AccessKey
+	(*Settings)(nil),              // 27: nearcast.v1.Settings
+	(*AuditEntry)(nil),            // 28: nearcast.v1.AuditEntry
+	nil,                           // 29: nearcast.v1.Accelerator.TagsEntry
+	nil,                           // 30: nearcast.v1.Listener.TagsEntry
+	nil,                           // 31: nearcast.v1.EndpointGroup.TagsEntry
+	nil,                           // 32: nearcast.v1.Target.TagsEntry
+	(*timestamppb.Timestamp)(nil), // 33: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 34: google.protobuf.Duration
 }
 var file_nearcast_v1_resources_proto_depIdxs = []int32{
 	0,  // 0: nearcast.v1.Accelerator.ip_address_type:type_name -> nearcast.v1.IPAddressType
 	1,  // 1: nearcast.v1.Accelerator.status:type_name -> nearcast.v1.AcceleratorStatus
-	31, // 2: nearcast.v1.Accelerator.created_time:type_name -> google.protobuf.Timestamp
-	31, // 3: nearcast.v1.Accelerator.modified_time:type_name -> google.protobuf.Timestamp
-	27, // 4: nearcast.v1.Accelerator.tags:type_name -> nearcast.v1.Accelerator.TagsEntry
-	2,  // 5: nearcast.v1.Listener.protocol:type_name -> nearcast.v1.Protocol
-	11, // 6: nearcast.v1.Listener.port_ranges:type_name -> nearcast.v1.PortRange
-	3,  // 7: nearcast.v1.Listener.affinity:type_name -> nearcast.v1.Affinity
-	32, // 8: nearcast.v1.Listener.tcp_idle_timeout:type_name -> google.protobuf.Duration
-	32, // 9: nearcast.v1.Listener.udp_idle_timeout:type_name -> google.protobuf.Duration
-	28, // 10: nearcast.v1.Listener.tags:type_name -> nearcast.v1.Listener.TagsEntry
-	4,  // 11: nearcast.v1.HealthCheck.protocol:type_name -> nearcast.v1.HealthProtocol
-	32, // 12: nearcast.v1.HealthCheck.interval:type_name -> google.protobuf.Duration
-	32, // 13: nearcast.v1.HealthCheck.timeout:type_name -> google.protobuf.Duration
-	5,  // 14: nearcast.v1.Endpoint.client_address:type_name -> nearcast.v1.ClientAddressMode
-	6,  // 15: nearcast.v1.Endpoint.health:type_name -> nearcast.v1.HealthState
-	13, // 16: nearcast.v1.EndpointGroup.health_check:type_name -> nearcast.v1.HealthCheck
-	14, // 17: nearcast.v1.EndpointGroup.port_overrides:type_name -> nearcast.v1.PortOverride
-	15, // 18: nearcast.v1.EndpointGroup.endpoints:type_name -> nearcast.v1.Endpoint
-	29, // 19: nearcast.v1.EndpointGroup.tags:type_name -> nearcast.v1.EndpointGroup.TagsEntry
-	30, // 20: nearcast.v1.Target.tags:type_name -> nearcast.v1.Target.TagsEntry
-	7,  // 21: nearcast.v1.Pool.kind:type_name -> nearcast.v1.PoolKind
-	8,  // 22: nearcast.v1.Node.state:type_name -> nearcast.v1.NodeState
-	31, // 23: nearcast.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
-	22, // 24: nearcast.v1.Node.rejections:type_name -> nearcast.v1.Rejection
-	31, // 25: nearcast.v1.Node.certificate_expires:type_name -> google.protobuf.Timestamp
-	31, // 26: nearcast.v1.JoinToken.expires:type_name -> google.protobuf.Timestamp
-	31, // 27: nearcast.v1.JoinToken.created_time:type_name -> google.protobuf.Timestamp
-	9,  // 28: nearcast.v1.Operator.role:type_name -> nearcast.v1.Role
-	31, // 29: nearcast.v1.Operator.created_time:type_name -> google.protobuf.Timestamp
-	31, // 30: nearcast.v1.AuditEntry.time:type_name -> google.protobuf.Timestamp
-	31, // [31:31] is the sub-list for method output_type
-	31, // [31:31] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	33, // 2: nearcast.v1.Accelerator.created_time:type_name -> google.protobuf.Timestamp
+	33, // 3: nearcast.v1.Accelerator.modified_time:type_name -> google.protobuf.Timestamp
+	29, // 4: nearcast.v1.Accelerator.tags:type_name -> nearcast.v1.Accelerator.TagsEntry
+	11, // 5: nearcast.v1.Accelerator.flow_logs:type_name -> nearcast.v1.FlowLogs
+	2,  // 6: nearcast.v1.Listener.protocol:type_name -> nearcast.v1.Protocol
+	12, // 7: nearcast.v1.Listener.port_ranges:type_name -> nearcast.v1.PortRange
+	3,  // 8: nearcast.v1.Listener.affinity:type_name -> nearcast.v1.Affinity
+	34, // 9: nearcast.v1.Listener.tcp_idle_timeout:type_name -> google.protobuf.Duration
+	34, // 10: nearcast.v1.Listener.udp_idle_timeout:type_name -> google.protobuf.Duration
+	30, // 11: nearcast.v1.Listener.tags:type_name -> nearcast.v1.Listener.TagsEntry
+	4,  // 12: nearcast.v1.HealthCheck.protocol:type_name -> nearcast.v1.HealthProtocol
+	34, // 13: nearcast.v1.HealthCheck.interval:type_name -> google.protobuf.Duration
+	34, // 14: nearcast.v1.HealthCheck.timeout:type_name -> google.protobuf.Duration
+	5,  // 15: nearcast.v1.Endpoint.client_address:type_name -> nearcast.v1.ClientAddressMode
+	6,  // 16: nearcast.v1.Endpoint.health:type_name -> nearcast.v1.HealthState
+	14, // 17: nearcast.v1.EndpointGroup.health_check:type_name -> nearcast.v1.HealthCheck
+	15, // 18: nearcast.v1.EndpointGroup.port_overrides:type_name -> nearcast.v1.PortOverride
+	16, // 19: nearcast.v1.EndpointGroup.endpoints:type_name -> nearcast.v1.Endpoint
+	31, // 20: nearcast.v1.EndpointGroup.tags:type_name -> nearcast.v1.EndpointGroup.TagsEntry
+	32, // 21: nearcast.v1.Target.tags:type_name -> nearcast.v1.Target.TagsEntry
+	7,  // 22: nearcast.v1.Pool.kind:type_name -> nearcast.v1.PoolKind
+	8,  // 23: nearcast.v1.Node.state:type_name -> nearcast.v1.NodeState
+	33, // 24: nearcast.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
+	23, // 25: nearcast.v1.Node.rejections:type_name -> nearcast.v1.Rejection
+	33, // 26: nearcast.v1.Node.certificate_expires:type_name -> google.protobuf.Timestamp
+	33, // 27: nearcast.v1.JoinToken.expires:type_name -> google.protobuf.Timestamp
+	33, // 28: nearcast.v1.JoinToken.created_time:type_name -> google.protobuf.Timestamp
+	9,  // 29: nearcast.v1.Operator.role:type_name -> nearcast.v1.Role
+	33, // 30: nearcast.v1.Operator.created_time:type_name -> google.protobuf.Timestamp
+	9,  // 31: nearcast.v1.AccessKey.role:type_name -> nearcast.v1.Role
+	33, // 32: nearcast.v1.AccessKey.expires:type_name -> google.protobuf.Timestamp
+	33, // 33: nearcast.v1.AccessKey.created_time:type_name -> google.protobuf.Timestamp
+	33, // 34: nearcast.v1.AuditEntry.time:type_name -> google.protobuf.Timestamp
+	35, // [35:35] is the sub-list for method output_type
+	35, // [35:35] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_nearcast_v1_resources_proto_init() }
@@ -2514,15 +2719,15 @@ func file_nearcast_v1_resources_proto_init() {
 	if File_nearcast_v1_resources_proto != nil {
 		return
 	}
-	file_nearcast_v1_resources_proto_msgTypes[5].OneofWrappers = []any{}
 	file_nearcast_v1_resources_proto_msgTypes[6].OneofWrappers = []any{}
+	file_nearcast_v1_resources_proto_msgTypes[7].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nearcast_v1_resources_proto_rawDesc), len(file_nearcast_v1_resources_proto_rawDesc)),
 			NumEnums:      10,
-			NumMessages:   21,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
