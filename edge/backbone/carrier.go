@@ -27,6 +27,7 @@ type carrier struct {
 	stalled    atomic.Bool  // silent for too long
 	recovering atomic.Bool  // the kernel repairs a loss
 	leaving    atomic.Bool  // one side has said LEAVE
+	gone       atomic.Bool  // closed: the same as closed, for who does not hold mu
 	health     health       // the tunnel's watcher owns it, with pongs from the reader
 
 	mu        sync.Mutex
@@ -109,6 +110,7 @@ func (c *carrier) close() {
 		return
 	}
 	c.closed = true
+	c.gone.Store(true)
 	c.cond.Broadcast()
 	if lc, ok := c.raw.(interface{ SetLinger(int) error }); ok && !c.leaving.Load() {
 		_ = lc.SetLinger(0) // a matter of speed only
