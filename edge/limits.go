@@ -23,6 +23,9 @@ const (
 	// recompilePause is the least time between two compilations of the steering table. The first
 	// event after a quiet time is acted on at once.
 	recompilePause = 5 * time.Millisecond
+	// recompileRest is how many times as long as a compilation took nothing is compiled after it, so that
+	// constant change costs at most a fifth of a CPU. (20,000 groups and 2,000 gateways: 250 ms each.)
+	recompileRest = 4
 
 	// A measured round trip is news for the steering table if it differs from the one that the table
 	// was compiled with by both. Below that it could not change a choice: the table's own hysteresis

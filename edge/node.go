@@ -232,7 +232,7 @@ func (n *Node) changed() {
 }
 
 // recompile compiles the table when something that it depends on has changed: at once after a quiet
-// time, and otherwise once a few milliseconds.
+// time, and otherwise once a few milliseconds, or less often where compiling takes long itself.
 func (n *Node) recompile(ctx context.Context) error {
 	for {
 		select {
@@ -240,11 +240,13 @@ func (n *Node) recompile(ctx context.Context) error {
 			return nil
 		case <-n.events:
 		}
+		began := time.Now()
 		n.refresh()
+		pause := max(recompilePause, recompileRest*time.Since(began))
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(recompilePause):
+		case <-time.After(pause):
 		}
 	}
 }

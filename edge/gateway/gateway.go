@@ -222,6 +222,10 @@ func (g *Gateway) SetVerdict(id model.GroupID, endpoint model.EndpointID, state 
 	}
 	group.judge(known)
 	g.mu.Unlock()
+	// Most verdicts do not change what a group is; then the others need not be looked at.
+	if told, ok := g.told[id]; ok && told == group.picker.Load().Servable() {
+		return
+	}
 	g.tellGroups()
 }
 
