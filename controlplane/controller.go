@@ -122,6 +122,16 @@ func (c *Controller) Run(ctx context.Context) error {
 		cancel(err)
 		stored <- err
 	}()
+	// Not never, though: without a quorum the last words would wait for ever.
+	late := context.AfterFunc(ctx, func() {
+		select {
+		case <-storeCtx.Done():
+		case <-time.After(2 * c.cfg.StopTimeout):
+			c.log.Warn("stopping without having told the store everything")
+			stopStore()
+		}
+	})
+	defer late()
 	err = c.serve(ctx, id, l, web)
 	stopStore()
 	if storeErr := <-stored; storeErr != nil {

@@ -26,7 +26,8 @@ func TestFirstStartAndRestart(t *testing.T) {
 	if me.GetName() != "admin" || me.GetRole() != v1.Role_ROLE_ADMIN {
 		t.Errorf("the first operator is %v", me)
 	}
-	for path, want := range map[string]int{"/healthz": 200, "/readyz": 200, "/metrics": 200, "/debug/pprof/": 404} {
+	for path, want := range map[string]int{
+		"/healthz": 200, "/readyz": 200, "/metrics": 200, "/debug/pprof/": 404} {
 		resp := must[*http.Response](t)(http.Get("http://" + web + path))
 		resp.Body.Close()
 		if resp.StatusCode != want {
@@ -55,7 +56,8 @@ func TestFirstStartAndRestart(t *testing.T) {
 func TestAnotherClusterIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	start(t, func(c *Config) { c.DataDir = dir }).stop()
-	c, err := New(Config{Cluster: "other", DataDir: dir, Listen: "127.0.0.1:0", Store: StoreConfig{NoSync: true}})
+	c, err := New(Config{Cluster: "other", DataDir: dir, Listen: "127.0.0.1:0",
+		Store: StoreConfig{NoSync: true}})
 	if err != nil {
 		t.Fatal(err)
 	}

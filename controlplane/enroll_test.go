@@ -48,7 +48,9 @@ func TestEnrollScope(t *testing.T) {
 		"no role":            {nil, func(n *v1.Node) { n.Edge, n.Gateway = false, false }, codes.InvalidArgument},
 		"no name":            {nil, func(n *v1.Node) { n.Name = "" }, codes.InvalidArgument},
 		"unknown site":       {nil, func(n *v1.Node) { n.Site = "atlantis" }, codes.NotFound},
-		"ended":              {func(j *v1.JoinToken) { j.Expires = timestamppb.New(time.Now().Add(time.Second)) }, nil, codes.Unauthenticated},
+		"ended": {func(j *v1.JoinToken) {
+			j.Expires = timestamppb.New(time.Now().Add(time.Second))
+		}, nil, codes.Unauthenticated},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if tc.token == nil {

@@ -1,6 +1,7 @@
 package controlplane
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"strings"
@@ -13,8 +14,6 @@ import (
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"crypto/x509"
-
 	"github.com/nearcast/nearcast/proto/identity"
 	v1 "github.com/nearcast/nearcast/proto/nearcast/v1"
 )
@@ -24,7 +23,8 @@ func mask(paths ...string) *fieldmaskpb.FieldMask { return &fieldmaskpb.FieldMas
 func certsOf(ca *identity.CA) []*x509.Certificate { return []*x509.Certificate{ca.Certificate()} }
 
 // accelerate makes an accelerator with a listener and a group in a region.
-func (o *operator) accelerate(t testing.TB, name, region string, endpoints ...string) (*v1.Accelerator, *v1.EndpointGroup) {
+func (o *operator) accelerate(
+	t testing.TB, name, region string, endpoints ...string) (*v1.Accelerator, *v1.EndpointGroup) {
 	t.Helper()
 	a := must[*v1.Accelerator](t)(o.CreateAccelerator(t.Context(), &v1.CreateAcceleratorRequest{
 		Accelerator: &v1.Accelerator{Name: name, Enabled: true}}))
@@ -48,7 +48,8 @@ func (o *operator) status(t testing.TB, id string) v1.AcceleratorStatus {
 
 func (o *operator) problems(t testing.TB) string {
 	t.Helper()
-	return strings.Join(must[*v1.StatusResponse](t)(o.GetStatus(t.Context(), &emptypb.Empty{})).GetProblems(), "\n")
+	st := must[*v1.StatusResponse](t)(o.GetStatus(t.Context(), &emptypb.Empty{}))
+	return strings.Join(st.GetProblems(), "\n")
 }
 
 func (o *operator) node(t testing.TB, id string) *v1.Node {
@@ -71,7 +72,7 @@ func TestSnapshotsReachNodesAndAreAcknowledged(t *testing.T) {
 	}
 	// A node that never reads what it is sent holds up nobody.
 	blocked := must[v1.NodeService_SyncClient](t)(slow.client(t, c.addr).Sync(t.Context()))
-	if err := blocked.Send(&v1.NodeMessage{Body: &v1.NodeMessage_Hello{Hello: &v1.Hello{Protocol: 1}}}); err != nil {
+	if err := blocked.Send(hello()); err != nil {
 		t.Fatal(err)
 	}
 
@@ -101,7 +102,8 @@ func TestSnapshotsReachNodesAndAreAcknowledged(t *testing.T) {
 	say(apply(current()))
 	slowHas := &v1.NodeMessage{Body: &v1.NodeMessage_Ack{Ack: apply(current())}}
 	eventually(t, "n1 has applied it", func() error {
-		if n := o.node(t, node.id); n.GetAppliedRevision() != current().GetRevision() || len(n.GetRejections()) != 0 {
+		n := o.node(t, node.id)
+		if n.GetAppliedRevision() != current().GetRevision() || len(n.GetRejections()) != 0 {
 			return fmt.Errorf("%v", n)
 		}
 		return nil
@@ -244,7 +246,8 @@ func TestHealthBecomesVerdicts(t *testing.T) {
 		return e[0].Health == 1 && e[1].Health == 2
 	})
 	group := must[*v1.EndpointGroup](t)(o.GetEndpointGroup(t.Context(), &v1.GetRequest{Id: g.GetId()}))
-	if e := group.GetEndpoints()[1]; e.GetHealth() != unhealthy || e.GetHealthReason() != "connect: connection refused" {
+	e := group.GetEndpoints()[1]
+	if e.GetHealth() != unhealthy || e.GetHealthReason() != "connect: connection refused" {
 		t.Errorf("GetEndpointGroup: %v", e)
 	}
 	report(healthy, "")
@@ -290,7 +293,9 @@ func TestTwoControllers(t *testing.T) {
 	o1.furnish(t)
 	n := o1.join(t, two.addr, "n1", "ams") // a token made at one, used at two
 	s := n.sync(t, one.addr, apply)
-	s.wait(t, "both controllers", func() bool { return s.snapshot != nil && len(s.welcome.GetControllers()) == 2 })
+	s.wait(t, "both controllers", func() bool {
+		return s.snapshot != nil && len(s.welcome.GetControllers()) == 2
+	})
 	a, _ := o2.accelerate(t, "web", "eu", "198.18.0.1")
 	s.wait(t, "what was made at the other one", func() bool { return len(s.snapshot.Groups) == 1 })
 	for _, o := range []*operator{o1, o2} {
@@ -311,6 +316,18 @@ func TestTwoControllers(t *testing.T) {
 		st2 := must[*v1.StatusResponse](t)(o2.GetStatus(t.Context(), &emptypb.Empty{}))
 		if st1.GetRevision() != st2.GetRevision() || string(st1.GetHash()) != string(st2.GetHash()) {
 			return fmt.Errorf("%d %x, %d %x", st1.GetRevision(), st1.GetHash(), st2.GetRevision(), st2.GetHash())
+		}
+		return nil
+	})
+	// It renews its certificate at the other one: both know, and its stream goes on.
+	before := o1.node(t, n.id).GetCertificateExpires().AsTime()
+	must[*v1.RenewResponse](t)(n.client(t, two.addr).Renew(t.Context(),
+		&v1.RenewRequest{CertificateRequest: newCSR(t)}))
+	s.say(t, &v1.NodeMessage{Body: &v1.NodeMessage_Notes{Notes: &v1.NodeNotes{Notes: []string{"renewed"}}}})
+	eventually(t, "the new certificate is known, and what the node says after it", func() error {
+		got := o1.node(t, n.id)
+		if !got.GetCertificateExpires().AsTime().After(before) || len(got.GetNotes()) != 1 {
+			return fmt.Errorf("%v", got)
 		}
 		return nil
 	})

@@ -284,7 +284,8 @@ func refuse(u *v1.SnapshotUpdate) *v1.SnapshotAck {
 }
 
 // sync opens the node's stream at a controller.
-func (n *testNode) sync(t testing.TB, addr string, answer func(*v1.SnapshotUpdate) *v1.SnapshotAck) *conversation {
+func (n *testNode) sync(t testing.TB, addr string,
+	answer func(*v1.SnapshotUpdate) *v1.SnapshotAck) *conversation {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	stream := must[v1.NodeService_SyncClient](t)(n.client(t, addr).Sync(ctx))
@@ -388,4 +389,9 @@ func (c *conversation) say(t testing.TB, m *v1.NodeMessage) {
 	if err := c.Send(m); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// hello is the first message of a node that says nothing of itself.
+func hello() *v1.NodeMessage {
+	return &v1.NodeMessage{Body: &v1.NodeMessage_Hello{Hello: &v1.Hello{Protocol: 1}}}
 }

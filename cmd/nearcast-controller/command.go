@@ -103,22 +103,29 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.SortFlags = false
 	f.StringVar(&o.config, "config", "", "YAML `file` with the same names as these flags")
 	f.StringVar(&o.cluster, "cluster", "", "`name` of the cluster; it is in every certificate and cannot change")
-	f.StringVar(&o.dataDir, "data-dir", "", "`directory` for the store, this controller's id and the admin's credentials")
+	f.StringVar(&o.dataDir, "data-dir", "",
+		"`directory` for the store, this controller's id and the admin's credentials")
 	f.StringVar(&o.id, "id", "", "`name` of this controller (default: --etcd-name, or made once)")
 	f.StringVar(&o.listen, "listen", ":7443", "`host:port` for operators, nodes and enrolment, in TLS")
-	f.StringVar(&o.advertise, "advertise", "", "`host:port` that nodes and operators are told (default: a guess)")
-	f.StringVar(&o.metrics, "metrics-listen", "127.0.0.1:9464", "`host:port` of /metrics, /healthz and /readyz; empty: none")
+	f.StringVar(&o.advertise, "advertise", "",
+		"`host:port` that nodes and operators are told (default: a guess)")
+	f.StringVar(&o.metrics, "metrics-listen", "127.0.0.1:9464",
+		"`host:port` of /metrics, /healthz and /readyz; empty: none")
 	f.BoolVar(&o.newAdminToken, "new-admin-token", false, `give the operator "admin" a new token at start`)
-	f.StringSliceVar(&o.endpoints, "etcd-endpoints", nil, "`URLs` of an external etcd; none: the store runs in this process")
-	f.StringVar(&o.clientCert, "etcd-cert", "", "`file`: certificate for an external etcd, or of --etcd-client-listen")
+	f.StringSliceVar(&o.endpoints, "etcd-endpoints", nil,
+		"`URLs` of an external etcd; none: the store runs in this process")
+	f.StringVar(&o.clientCert, "etcd-cert", "",
+		"`file`: certificate for an external etcd, or of --etcd-client-listen")
 	f.StringVar(&o.clientKey, "etcd-key", "", "`file`: its private key")
 	f.StringVar(&o.clientCA, "etcd-ca", "", "`file`: authority of the other side")
 	f.StringVar(&o.etcdUsername, "etcd-username", "", "`name` of the user of an external etcd")
 	f.StringVar(&o.etcdPasswordFile, "etcd-password-file", "", "`file` with the user's password")
 	f.StringVar(&o.etcdName, "etcd-name", "", "`name` of this member of an embedded store of several")
 	f.StringVar(&o.peerListen, "etcd-peer-listen", "", "`host:port` for the other members")
-	f.StringVar(&o.peerAdvertise, "etcd-peer-advertise", "", "`host:port` that the other members dial (default: --etcd-peer-listen)")
-	f.StringVar(&o.etcdInitialCluster, "etcd-initial-cluster", "", "every member as `name=host:port,...`, for the first start")
+	f.StringVar(&o.peerAdvertise, "etcd-peer-advertise", "",
+		"`host:port` that the other members dial (default: --etcd-peer-listen)")
+	f.StringVar(&o.etcdInitialCluster, "etcd-initial-cluster", "",
+		"every member as `name=host:port,...`, for the first start")
 	f.StringVar(&o.peerCert, "etcd-peer-cert", "", "`file`: certificate between members")
 	f.StringVar(&o.peerKey, "etcd-peer-key", "", "`file`: its private key")
 	f.StringVar(&o.peerCA, "etcd-peer-ca", "", "`file`: authority of the members")

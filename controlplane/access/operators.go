@@ -61,6 +61,8 @@ const (
 	// worst is to read for this long.
 	recentFor = 10 * time.Minute
 	recentMax = 1000
+	// lookupTimeout is when the store is taken to be away: somebody waits to be told so.
+	lookupTimeout = 2 * time.Second
 )
 
 // NewOperators returns the operators that s holds.
@@ -79,7 +81,8 @@ func (o *Operators) Create(ctx context.Context, name string, role v1.Role) (Oper
 			Message: "must be VIEWER, OPERATOR or ADMIN"}}
 	}
 	token := identity.OperatorToken{Name: name, Secret: identity.NewSecret()}
-	stored := storedOperator{Role: role, SecretHash: identity.HashSecret(token.Secret), Created: time.Now().UTC()}
+	stored := storedOperator{
+		Role: role, SecretHash: identity.HashSecret(token.Secret), Created: time.Now().UTC()}
 	value, err := json.Marshal(stored)
 	if err != nil {
 		return Operator{}, "", fmt.Errorf("encode operator: %w", err)
@@ -98,6 +101,8 @@ func (o *Operators) Create(ctx context.Context, name string, role v1.Role) (Oper
 // Lookup returns an operator's role and the hash of his secret, or ErrUnknown. It is Config.Operator.
 // While the store is away, it tells what was true up to ten minutes ago.
 func (o *Operators) Lookup(ctx context.Context, name string) (v1.Role, []byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
+	defer cancel()
 	kv, err := o.store.Get(ctx, operatorsPrefix+name)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
@@ -107,7 +112,7 @@ func (o *Operators) Lookup(ctx context.Context, name string) (v1.Role, []byte, e
 		if known, ok := o.remembered(name); ok {
 			return known.Role, known.SecretHash, nil
 		}
-		return 0, nil, err
+		return 0, nil, fmt.Errorf("%w: %v", store.ErrUnavailable, err)
 	}
 	_, stored, err := readOperator(kv)
 	if err == nil {

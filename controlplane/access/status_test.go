@@ -23,19 +23,21 @@ func TestStatus(t *testing.T) {
 		bad  string // first field of the BadRequest
 		why  string // reason of the ErrorInfo
 	}{
-		"nil":         {nil, codes.OK, "", ""},
-		"status":      {status.Error(codes.DataLoss, "x"), codes.DataLoss, "", ""},
-		"wrapped":     {fmt.Errorf("get: %w", store.ErrNotFound), codes.NotFound, "", ""},
-		"conflict":    {store.ErrConflict, codes.Aborted, "", ""},
-		"no quorum":   {store.ErrUnavailable, codes.Unavailable, "", ""},
-		"full":        {store.ErrNoSpace, codes.ResourceExhausted, "", ""},
-		"canceled":    {context.Canceled, codes.Canceled, "", ""},
-		"late":        {context.DeadlineExceeded, codes.DeadlineExceeded, "", ""},
-		"bug":         {errors.New("x"), codes.Internal, "", ""},
-		"fields":      {fields, codes.InvalidArgument, fields[0].Field, ""},
-		"quota":       {&catalog.Error{Code: catalog.LimitExceeded, Reason: catalog.ReasonLimit}, codes.ResourceExhausted, "", "LimitExceeded"},
-		"aborted":     {&catalog.Error{Code: catalog.Aborted}, codes.Aborted, "", ""},
-		"with fields": {fmt.Errorf("x: %w", &catalog.Error{Code: catalog.InvalidArgument, Fields: fields}), codes.InvalidArgument, fields[0].Field, ""},
+		"nil":       {nil, codes.OK, "", ""},
+		"status":    {status.Error(codes.DataLoss, "x"), codes.DataLoss, "", ""},
+		"wrapped":   {fmt.Errorf("get: %w", store.ErrNotFound), codes.NotFound, "", ""},
+		"conflict":  {store.ErrConflict, codes.Aborted, "", ""},
+		"no quorum": {store.ErrUnavailable, codes.Unavailable, "", ""},
+		"full":      {store.ErrNoSpace, codes.ResourceExhausted, "", ""},
+		"canceled":  {context.Canceled, codes.Canceled, "", ""},
+		"late":      {context.DeadlineExceeded, codes.DeadlineExceeded, "", ""},
+		"bug":       {errors.New("x"), codes.Internal, "", ""},
+		"fields":    {fields, codes.InvalidArgument, fields[0].Field, ""},
+		"quota": {&catalog.Error{Code: catalog.LimitExceeded, Reason: catalog.ReasonLimit},
+			codes.ResourceExhausted, "", "LimitExceeded"},
+		"aborted": {&catalog.Error{Code: catalog.Aborted}, codes.Aborted, "", ""},
+		"with fields": {fmt.Errorf("x: %w", &catalog.Error{Code: catalog.InvalidArgument, Fields: fields}),
+			codes.InvalidArgument, fields[0].Field, ""},
 	} {
 		s := status.Convert(Status(tc.err))
 		var bad, why string

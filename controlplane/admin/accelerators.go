@@ -26,7 +26,8 @@ func (s *service) accelerated(a model.Accelerator, err error) (*v1.Accelerator, 
 	return s.accelerator(a), nil
 }
 
-func (s *service) CreateAccelerator(ctx context.Context, req *v1.CreateAcceleratorRequest) (*v1.Accelerator, error) {
+func (s *service) CreateAccelerator(ctx context.Context,
+	req *v1.CreateAcceleratorRequest) (*v1.Accelerator, error) {
 	a, err := model.AcceleratorFromProto(req.GetAccelerator())
 	if err != nil {
 		return nil, err
@@ -39,7 +40,8 @@ func (s *service) GetAccelerator(ctx context.Context, req *v1.GetRequest) (*v1.A
 	return s.accelerated(s.cfg.Catalog.Accelerator(ctx, model.AcceleratorID(req.GetId())))
 }
 
-func (s *service) ListAccelerators(ctx context.Context, req *v1.ListRequest) (*v1.ListAcceleratorsResponse, error) {
+func (s *service) ListAccelerators(ctx context.Context,
+	req *v1.ListRequest) (*v1.ListAcceleratorsResponse, error) {
 	if err := noParent(req); err != nil {
 		return nil, err
 	}
@@ -47,7 +49,8 @@ func (s *service) ListAccelerators(ctx context.Context, req *v1.ListRequest) (*v
 	return &v1.ListAcceleratorsResponse{Accelerators: list, NextPageToken: next}, err
 }
 
-func (s *service) UpdateAccelerator(ctx context.Context, req *v1.UpdateAcceleratorRequest) (*v1.Accelerator, error) {
+func (s *service) UpdateAccelerator(ctx context.Context,
+	req *v1.UpdateAcceleratorRequest) (*v1.Accelerator, error) {
 	change, err := accelerators.change(req.GetAccelerator(), req.GetUpdateMask())
 	if err != nil {
 		return nil, err

@@ -19,6 +19,7 @@ import (
 
 	"github.com/nearcast/nearcast/controlplane/access"
 	"github.com/nearcast/nearcast/controlplane/store"
+	"github.com/nearcast/nearcast/proto/identity"
 	v1 "github.com/nearcast/nearcast/proto/nearcast/v1"
 )
 
@@ -63,6 +64,11 @@ func auditEntry(caller access.Caller, call access.Call, now time.Time) *v1.Audit
 	entry := &v1.AuditEntry{
 		Time: timestamppb.New(now), Operator: caller.Name, Method: method, Outcome: "ok",
 		Object: objectOf(method, call), Request: withoutSecrets(call.Request), Revision: revisionOf(call.Response),
+	}
+	if r, ok := call.Request.(*v1.EnrollRequest); ok {
+		if token, err := identity.ParseToken(r.GetToken()); err == nil {
+			entry.Operator = "join token " + token.ID
+		}
 	}
 	if caller.Peer.IsValid() {
 		entry.Peer = caller.Peer.String()

@@ -95,7 +95,8 @@ func FuzzAuditEntry(f *testing.F) {
 			}
 			auditEntry(access.Caller{}, access.Call{Method: "/s/CreateX", Request: m}, time.Now())
 			if e, ok := m.(*v1.EnrollRequest); ok && len(e.GetToken()) > 12 &&
-				strings.Contains(withoutSecrets(m), e.GetToken()) && !strings.Contains(e.GetNode().String(), e.GetToken()) {
+				strings.Contains(withoutSecrets(m), e.GetToken()) &&
+				!strings.Contains(e.GetNode().String(), e.GetToken()) {
 				t.Errorf("the token is written down: %s", withoutSecrets(m))
 			}
 		}

@@ -30,7 +30,8 @@ func (s *service) grouped(g model.EndpointGroup, err error) (*v1.EndpointGroup, 
 	return s.group(g), nil
 }
 
-func (s *service) CreateEndpointGroup(ctx context.Context, req *v1.CreateEndpointGroupRequest) (*v1.EndpointGroup, error) {
+func (s *service) CreateEndpointGroup(ctx context.Context,
+	req *v1.CreateEndpointGroupRequest) (*v1.EndpointGroup, error) {
 	g, err := model.EndpointGroupFromProto(req.GetGroup())
 	if err != nil {
 		return nil, err
@@ -43,7 +44,8 @@ func (s *service) GetEndpointGroup(ctx context.Context, req *v1.GetRequest) (*v1
 	return s.grouped(s.cfg.Catalog.Group(ctx, model.GroupID(req.GetId())))
 }
 
-func (s *service) ListEndpointGroups(ctx context.Context, req *v1.ListRequest) (*v1.ListEndpointGroupsResponse, error) {
+func (s *service) ListEndpointGroups(ctx context.Context,
+	req *v1.ListRequest) (*v1.ListEndpointGroupsResponse, error) {
 	list, next, err := listed(ctx, req, s.group,
 		func(ctx context.Context, p catalog.PageOptions) ([]model.EndpointGroup, string, error) {
 			return s.cfg.Catalog.ListGroups(ctx, model.ListenerID(req.GetParent()), p)
@@ -51,12 +53,14 @@ func (s *service) ListEndpointGroups(ctx context.Context, req *v1.ListRequest) (
 	return &v1.ListEndpointGroupsResponse{Groups: list, NextPageToken: next}, err
 }
 
-func (s *service) UpdateEndpointGroup(ctx context.Context, req *v1.UpdateEndpointGroupRequest) (*v1.EndpointGroup, error) {
+func (s *service) UpdateEndpointGroup(ctx context.Context,
+	req *v1.UpdateEndpointGroupRequest) (*v1.EndpointGroup, error) {
 	change, err := groups.change(req.GetGroup(), req.GetUpdateMask())
 	if err != nil {
 		return nil, err
 	}
-	return s.grouped(s.cfg.Catalog.UpdateGroup(ctx, model.GroupID(req.GetGroup().GetId()), expected(req), change))
+	return s.grouped(s.cfg.Catalog.UpdateGroup(ctx, model.GroupID(req.GetGroup().GetId()), expected(req),
+		change))
 }
 
 func (s *service) DeleteEndpointGroup(ctx context.Context, req *v1.DeleteRequest) (*emptypb.Empty, error) {
@@ -73,7 +77,8 @@ func (s *service) AddEndpoints(ctx context.Context, req *v1.AddEndpointsRequest)
 }
 
 // UpdateEndpoints leaves alone what a request does not say: an absent weight, an unspecified mode.
-func (s *service) UpdateEndpoints(ctx context.Context, req *v1.UpdateEndpointsRequest) (*v1.EndpointGroup, error) {
+func (s *service) UpdateEndpoints(ctx context.Context,
+	req *v1.UpdateEndpointsRequest) (*v1.EndpointGroup, error) {
 	endpoints, err := endpointsFrom(req.GetEndpoints())
 	if err != nil {
 		return nil, err
@@ -92,7 +97,8 @@ func (s *service) UpdateEndpoints(ctx context.Context, req *v1.UpdateEndpointsRe
 		catalog.Options{}))
 }
 
-func (s *service) RemoveEndpoints(ctx context.Context, req *v1.RemoveEndpointsRequest) (*v1.EndpointGroup, error) {
+func (s *service) RemoveEndpoints(ctx context.Context,
+	req *v1.RemoveEndpointsRequest) (*v1.EndpointGroup, error) {
 	ids := make([]model.EndpointID, len(req.GetEndpointIds()))
 	for i, id := range req.GetEndpointIds() {
 		ids[i] = model.EndpointID(id)

@@ -18,7 +18,8 @@ import (
 	v1 "github.com/nearcast/nearcast/proto/nearcast/v1"
 )
 
-func (s *service) CreateJoinToken(ctx context.Context, req *v1.CreateJoinTokenRequest) (*v1.CreateJoinTokenResponse, error) {
+func (s *service) CreateJoinToken(ctx context.Context,
+	req *v1.CreateJoinTokenRequest) (*v1.CreateJoinTokenResponse, error) {
 	asked := req.GetToken()
 	t := enroll.Token{
 		Description: asked.GetDescription(), SingleUse: asked.GetSingleUse(),
@@ -44,7 +45,8 @@ func (s *service) CreateJoinToken(ctx context.Context, req *v1.CreateJoinTokenRe
 	return &v1.CreateJoinTokenResponse{Token: tokenTo(t), Secret: secret}, nil
 }
 
-func (s *service) ListJoinTokens(ctx context.Context, req *v1.ListRequest) (*v1.ListJoinTokensResponse, error) {
+func (s *service) ListJoinTokens(ctx context.Context,
+	req *v1.ListRequest) (*v1.ListJoinTokensResponse, error) {
 	if err := noParent(req); err != nil {
 		return nil, err
 	}
@@ -75,7 +77,8 @@ func tokenTo(t enroll.Token) *v1.JoinToken {
 	}
 }
 
-func (s *service) CreateOperator(ctx context.Context, req *v1.CreateOperatorRequest) (*v1.CreateOperatorResponse, error) {
+func (s *service) CreateOperator(ctx context.Context,
+	req *v1.CreateOperatorRequest) (*v1.CreateOperatorResponse, error) {
 	op, secret, err := s.cfg.Operators.Create(ctx, req.GetOperator().GetName(), req.GetOperator().GetRole())
 	if err != nil {
 		return nil, err
@@ -119,7 +122,8 @@ func (s *service) WhoAmI(ctx context.Context, _ *emptypb.Empty) (*v1.Operator, e
 }
 
 func operatorTo(o access.Operator) *v1.Operator {
-	return &v1.Operator{Name: o.Name, Role: o.Role, CreatedTime: timestamppb.New(o.Created), Revision: o.Revision}
+	return &v1.Operator{
+		Name: o.Name, Role: o.Role, CreatedTime: timestamppb.New(o.Created), Revision: o.Revision}
 }
 
 func (s *service) GetSettings(ctx context.Context, _ *emptypb.Empty) (*v1.Settings, error) {

@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nearcast/nearcast/controlplane/fleet"
@@ -84,7 +85,8 @@ func (w *problems) groups(health []*v1.EndpointHealthStatus) {
 	}
 }
 
-func (w *problems) group(accelerator string, g model.EndpointGroup, health map[string]*v1.EndpointHealthStatus) {
+func (w *problems) group(
+	accelerator string, g model.EndpointGroup, health map[string]*v1.EndpointHealthStatus) {
 	var unhealthy, initial int
 	var why string
 	for _, e := range g.Endpoints {
@@ -102,11 +104,15 @@ func (w *problems) group(accelerator string, g model.EndpointGroup, health map[s
 		}
 	}
 	what := fmt.Sprintf("group %s of accelerator %s in region %s", g.ID, accelerator, g.Region)
-	switch {
-	case unhealthy > 0:
-		w.add("%s has no healthy endpoint: %d unhealthy%s, %d not judged yet", what, unhealthy, why, initial)
-	case initial > 0:
-		w.add("%s has no healthy endpoint: %d not judged yet", what, initial)
+	var counts []string
+	if unhealthy > 0 {
+		counts = append(counts, fmt.Sprintf("%d unhealthy%s", unhealthy, why))
+	}
+	if initial > 0 {
+		counts = append(counts, fmt.Sprintf("%d not judged yet", initial))
+	}
+	if len(counts) > 0 {
+		w.add("%s has no healthy endpoint: %s", what, strings.Join(counts, ", "))
 	}
 }
 

@@ -191,7 +191,8 @@ func readToken(kv store.KV) (storedToken, error) {
 
 // update changes a stored token by a conditional write; change may be called several times and
 // ends it with its error. A write that changes nothing is left out when change says so.
-func (ts *Tokens) update(ctx context.Context, id string, change func(*storedToken) (write bool, err error)) error {
+func (ts *Tokens) update(ctx context.Context,
+	id string, change func(*storedToken) (write bool, err error)) error {
 	key := tokensPrefix + id
 	for range conflictRetries {
 		kv, err := ts.store.Get(ctx, key)

@@ -14,7 +14,8 @@ import (
 
 func TestMirror(t *testing.T) {
 	m := newMirror(slog.New(slog.DiscardHandler))
-	report, err := proto.Marshal(&v1.HealthReport{Endpoints: []*v1.EndpointHealth{{GroupId: "g", EndpointId: "e"}}})
+	report, err := proto.Marshal(&v1.HealthReport{
+		Endpoints: []*v1.EndpointHealth{{GroupId: "g", EndpointId: "e"}}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -198,7 +198,8 @@ func (x *session) flushRecord(ctx context.Context) error {
 }
 
 // lostRecord looks why the record is not as this session wrote it. A write whose answer was lost is
-// this session's own; anything else is a newer session, whose word counts now.
+// this session's own, or another controller has noted a new certificate in it; anything else is a newer
+// session, whose word counts now.
 func (x *session) lostRecord(ctx context.Context, key string) error {
 	kv, err := x.f.cfg.Store.Get(ctx, key)
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
@@ -207,7 +208,11 @@ func (x *session) lostRecord(ctx context.Context, key string) error {
 	var r nodeRecord
 	if err == nil && json.Unmarshal(kv.Value, &r) == nil && r.Session == x.key {
 		x.wrote = kv.Modified
-		x.change(func(*nodeRecord) {})
+		x.change(func(own *nodeRecord) {
+			if r.CertificateExpires.After(own.CertificateExpires) {
+				own.CertificateExpires = r.CertificateExpires
+			}
+		})
 		return nil
 	}
 	if err != nil {

@@ -100,12 +100,14 @@ func TestReportsAreBoundedAndQuiet(t *testing.T) {
 		change func(*v1.EndpointHealth)
 		writes int
 	}{
-		"the same":         {func(*v1.EndpointHealth) {}, 0},
-		"a little slower":  {func(e *v1.EndpointHealth) { e.Latency = durationpb.New(22 * time.Millisecond) }, 0},
-		"much slower":      {func(e *v1.EndpointHealth) { e.Latency = durationpb.New(200 * time.Millisecond) }, 1},
-		"another state":    {func(e *v1.EndpointHealth) { e.State = v1.HealthState_HEALTH_STATE_UNHEALTHY }, 1},
-		"another reason":   {func(e *v1.EndpointHealth) { e.Reason = "x" }, 1},
-		"a later change":   {func(e *v1.EndpointHealth) { e.Since = timestamppb.New(time.Now().Add(time.Hour)) }, 1},
+		"the same":        {func(*v1.EndpointHealth) {}, 0},
+		"a little slower": {func(e *v1.EndpointHealth) { e.Latency = durationpb.New(22 * time.Millisecond) }, 0},
+		"much slower":     {func(e *v1.EndpointHealth) { e.Latency = durationpb.New(200 * time.Millisecond) }, 1},
+		"another state":   {func(e *v1.EndpointHealth) { e.State = v1.HealthState_HEALTH_STATE_UNHEALTHY }, 1},
+		"another reason":  {func(e *v1.EndpointHealth) { e.Reason = "x" }, 1},
+		"a later change": {func(e *v1.EndpointHealth) {
+			e.Since = timestamppb.New(time.Now().Add(time.Hour))
+		}, 1},
 		"a state to come":  {func(e *v1.EndpointHealth) { e.State = 77 }, 1},
 		"reason in binary": {func(e *v1.EndpointHealth) { e.Reason = "\xff\xfe" }, 0},
 	} {

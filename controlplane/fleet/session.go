@@ -13,6 +13,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/nearcast/nearcast/proto/identity"
 	"github.com/nearcast/nearcast/proto/model"
@@ -80,11 +81,7 @@ func (x *session) write(ctx context.Context, has []byte) {
 }
 
 func (x *session) tell(ctx context.Context, has []byte) error {
-	err := x.stream.Send(&v1.ControllerMessage{Body: &v1.ControllerMessage_Welcome{Welcome: &v1.Welcome{
-		ControllerId:   x.f.cfg.ID,
-		Controllers:    x.f.Controllers(),
-		CaCertificates: identity.CertificatesDER(x.f.cfg.Authority.Roots()),
-	}}})
+	welcome, err := x.welcome(nil)
 	var sent time.Time
 	for err == nil {
 		p := x.f.published.Load()
@@ -100,7 +97,9 @@ func (x *session) tell(ctx context.Context, has []byte) error {
 			return nil
 		case <-p.next:
 		case <-timer.C:
-			err = x.compare(p)
+			if welcome, err = x.welcome(welcome); err == nil {
+				err = x.compare(p)
+			}
 		case hash := <-x.again:
 			// A node that refused this snapshot must not make it travel over and over.
 			if !bytes.Equal(has, p.Hash[:]) || time.Since(sent) > resendAfter {
@@ -110,6 +109,20 @@ func (x *session) tell(ctx context.Context, has []byte) error {
 		timer.Stop()
 	}
 	return err
+}
+
+// welcome sends Welcome unless it says what the last one said: controllers come and go, and
+// authorities rotate, during a stream.
+func (x *session) welcome(last *v1.Welcome) (*v1.Welcome, error) {
+	w := &v1.Welcome{
+		ControllerId:   x.f.cfg.ID,
+		Controllers:    x.f.Controllers(),
+		CaCertificates: identity.CertificatesDER(x.f.cfg.Authority.Roots()),
+	}
+	if last != nil && proto.Equal(w, last) {
+		return last, nil
+	}
+	return w, x.stream.Send(&v1.ControllerMessage{Body: &v1.ControllerMessage_Welcome{Welcome: w}})
 }
 
 func (x *session) send(p *Published) error {
@@ -141,7 +154,6 @@ func (x *session) serve(ctx context.Context) error {
 				return err
 			}
 		case err := <-x.ended:
-			x.log.Info("node disconnected", "err", err)
 			return err
 		case <-p.next:
 		case <-x.f.stopped:

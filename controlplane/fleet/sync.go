@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/nearcast/nearcast/controlplane/access"
 	"github.com/nearcast/nearcast/controlplane/catalog"
+	"github.com/nearcast/nearcast/controlplane/store"
 	"github.com/nearcast/nearcast/proto/identity"
 	"github.com/nearcast/nearcast/proto/model"
 	v1 "github.com/nearcast/nearcast/proto/nearcast/v1"
@@ -52,7 +54,7 @@ func (s *NodeService) Renew(ctx context.Context, req *v1.RenewRequest) (*v1.Rene
 	if err != nil {
 		return nil, err
 	}
-	s.f.renewed(model.NodeID(id), time.Now().Add(identity.LeafLifetime))
+	s.f.renewed(ctx, model.NodeID(id), time.Now().Add(identity.LeafLifetime))
 	s.f.log.Info("node's certificate renewed", "node", id)
 	return &v1.RenewResponse{
 		Certificate:    der,
@@ -74,9 +76,12 @@ func (s *NodeService) Sync(stream v1.NodeService_SyncServer) error {
 	}
 	defer f.end(x)
 	if err := x.greet(ctx); err != nil {
+		x.log.Warn("node is not served", "err", err)
 		return err
 	}
-	return x.serve(ctx)
+	err = x.serve(ctx)
+	x.log.Info("node disconnected", "err", err)
+	return err
 }
 
 // begin makes a session and starts its reader.
@@ -143,14 +148,41 @@ func (f *Fleet) end(x *session) {
 
 var errStreamOver = errors.New("stream is over")
 
-// renewed notes a node's new certificate.
-func (f *Fleet) renewed(id model.NodeID, expires time.Time) {
+// renewed notes a node's new certificate: in its session, or in its record, if it has its stream to
+// another controller, whose session then takes the note over (see lostRecord).
+func (f *Fleet) renewed(ctx context.Context, id model.NodeID, expires time.Time) {
 	f.mu.Lock()
 	x := f.sessions[id]
 	f.mu.Unlock()
 	if x != nil {
 		x.change(func(r *nodeRecord) { r.CertificateExpires = expires.UTC() })
+		return
 	}
+	if err := f.noteExpiry(ctx, id, expires); err != nil {
+		f.log.Warn("the end of a node's certificate is not noted", "node", id, "err", err)
+	}
+}
+
+func (f *Fleet) noteExpiry(ctx context.Context, id model.NodeID, expires time.Time) error {
+	key := nodesPrefix + string(id)
+	kv, err := f.cfg.Store.Get(ctx, key)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil // it has never connected, and says it when it does
+	}
+	if err != nil {
+		return err
+	}
+	var r nodeRecord
+	if err := json.Unmarshal(kv.Value, &r); err != nil {
+		return err
+	}
+	r.CertificateExpires = expires.UTC()
+	value, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	_, err = f.cfg.Store.Txn(ctx, []store.Cond{store.Unchanged(key, kv.Modified)}, store.Put(key, value))
+	return err
 }
 
 // greet waits for Hello and checks it, and makes the session the node's.
@@ -207,7 +239,8 @@ func (f *Fleet) checkHello(ctx context.Context, id model.NodeID, hello *v1.Hello
 	if err != nil {
 		return node, err
 	}
-	if says.Name != node.Name || says.Site != node.Site || says.Edge != node.Edge || says.Gateway != node.Gateway {
+	if says.Name != node.Name || says.Site != node.Site || says.Edge != node.Edge ||
+		says.Gateway != node.Gateway {
 		return node, status.Errorf(codes.FailedPrecondition,
 			"enrolled as %s, but says it is %s: delete the node and enrol it anew to change that",
 			describe(node), describe(says))
