@@ -9,6 +9,10 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_endian.h>
 
+typedef _Bool bool;
+#define true 1
+#define false 0
+
 #ifndef AF_INET
 #define AF_INET 2
 #define AF_INET6 10

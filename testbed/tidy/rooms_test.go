@@ -20,12 +20,13 @@ proto/identity:
 proto/model:             proto/nearcast/v1
 
 bpf/dispatch:
+bpf/tune:
 
 edge/flow:
 edge/udpio:
 edge/datagram:           proto/wire edge/udpio
 edge/steer:              proto/model edge/flow
-edge/listen:             proto/model edge/flow edge/udpio bpf/dispatch
+edge/listen:             proto/model edge/flow edge/udpio bpf/dispatch bpf/tune
 edge/backbone:           proto/model proto/wire proto/identity edge/datagram
 edge/proxyproto:
 edge/pump:               proto/wire edge/backbone
