@@ -29,9 +29,9 @@ type Rule struct {
 // A method that has none is refused to everybody.
 func Lookup(method string) Rule { return table[method] }
 
-// table is the statement of policy, and is never written to: viewers read; operators change accelerators and what is
-// below them, targets, and drain nodes (to revoke one is an administrator's, which UpdateNode checks
-// itself); the rest is administrators'.
+// table is the statement of policy, and is never written to: viewers read; operators change
+// accelerators and what is below them, targets, and drain nodes (to revoke one is an administrator's,
+// which UpdateNode checks itself); the rest is administrators'.
 var table = map[string]Rule{
 	v1.EnrollService_Enroll_FullMethodName: {NeedNothing, true},
 	v1.NodeService_Renew_FullMethodName:    {NeedNode, false},

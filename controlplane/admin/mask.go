@@ -26,7 +26,8 @@ var (
 	listeners = kind[model.Listener, *v1.Listener]{model.ListenerToProto, model.ListenerFromProto,
 		[]string{"protocol", "port_ranges", "affinity", "tcp_idle_timeout", "udp_idle_timeout",
 			"proxy_protocol_from", "tags", "max_flows", "max_flows_per_source"}}
-	groups = kind[model.EndpointGroup, *v1.EndpointGroup]{model.EndpointGroupToProto, model.EndpointGroupFromProto,
+	groups = kind[model.EndpointGroup, *v1.EndpointGroup]{
+		model.EndpointGroupToProto, model.EndpointGroupFromProto,
 		[]string{"traffic_dial", "health_check", "port_overrides", "endpoints", "tags"}}
 	targets = kind[model.Target, *v1.Target]{model.TargetToProto, model.TargetFromProto,
 		[]string{"region", "host", "tags"}}
