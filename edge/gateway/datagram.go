@@ -3,6 +3,7 @@ package gateway
 import (
 	"errors"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -11,14 +12,13 @@ import (
 	"github.com/nearcast/nearcast/proto/wire"
 )
 
-// batch is what one call of HandleDatagrams, or one of handleReplies, needs. It holds nothing between
+// batch is what one call of HandleDatagrams needs. It holds nothing between
 // calls, but for the ids of the last Open, which the next one likely has as well.
 type batch struct {
 	open    wire.DatagramOpen
 	session *session       // whose packets these are
 	pkts    []udpio.Packet // for its endpoint, not sent yet
-	buf     []byte         // where messages and packets are made
-	msgs    [][]byte       // for the edge, not sent yet
+	buf     []byte         // where packets are made
 }
 
 var batches = sync.Pool{New: func() any { return &batch{} }}
@@ -171,38 +171,66 @@ func (g *Gateway) write(s *session, conn *udpio.Conn, pkts []udpio.Packet) {
 	}
 }
 
-// handleReplies takes what an endpoint sent.
-func (g *Gateway) handleReplies(s *session, pkts []udpio.Packet, err error) {
+// replies collects what endpoints sent during one round of a poller's loop: many sessions say little
+// each, and what goes to one edge together shares packets and system calls.
+type replies struct {
+	g    *Gateway
+	now  time.Duration // of the round; 0: not asked yet
+	peer model.NodeID  // whom the messages are for
+	buf  []byte        // messages alias it, so it never moves
+	msgs [][]byte
+}
+
+// newReplies is udpio.PollerConfig's PerLoop.
+func (g *Gateway) newReplies() (handle func(*session, []udpio.Packet, error), round func()) {
+	r := &replies{g: g, buf: make([]byte, 0, replyBytesMax)}
+	return r.take, r.end
+}
+
+// take takes what an endpoint sent.
+func (r *replies) take(s *session, pkts []udpio.Packet, err error) {
 	if err != nil {
-		g.drop("endpoint refuses", 1)
+		r.g.drop("endpoint refuses", 1)
 		return
 	}
-	s.last.Store(int64(g.now()))
-	b := batches.Get().(*batch)
-	for len(pkts) > 0 {
-		n, size := 0, 0
-		for n < len(pkts) && (n == 0 || size < replyBytesMax) {
-			size += wire.DatagramHeaderBytes + len(pkts[n].Data)
-			n++
-		}
-		if cap(b.buf) < size {
-			b.buf = make([]byte, 0, size) // messages alias it, so it must not move
-		}
-		for i := range pkts[:n] {
-			at := len(b.buf)
-			d := wire.Datagram{FlowID: s.key.flow, TOS: pkts[i].TOS, Payload: pkts[i].Data}
-			b.buf = d.Append(b.buf)
-			b.msgs = append(b.msgs, b.buf[at:])
-		}
-		g.metrics.toEdge.Add(float64(n))
-		if sent := g.send(s.key.peer, b.msgs); sent < n {
-			g.drop("backbone full", n-sent)
-		}
-		clear(b.msgs)
-		b.msgs, b.buf = b.msgs[:0], b.buf[:0]
-		pkts = pkts[n:]
+	if r.now == 0 {
+		r.now = r.g.now()
 	}
-	batches.Put(b)
+	s.last.Store(int64(r.now))
+	if s.key.peer != r.peer {
+		r.flush()
+		r.peer = s.key.peer
+	}
+	for i := range pkts {
+		at := len(r.buf)
+		if at+wire.DatagramHeaderBytes+len(pkts[i].Data) > cap(r.buf) {
+			r.flush()
+			at = 0
+		}
+		d := wire.Datagram{FlowID: s.key.flow, TOS: pkts[i].TOS, Payload: pkts[i].Data}
+		r.buf = d.Append(r.buf)
+		r.msgs = append(r.msgs, r.buf[at:])
+	}
+}
+
+// end is the end of a round.
+func (r *replies) end() {
+	r.flush()
+	r.now = 0
+}
+
+// flush sends the messages to their edge.
+func (r *replies) flush() {
+	n := len(r.msgs)
+	if n == 0 {
+		return
+	}
+	r.g.metrics.toEdge.Add(float64(n))
+	if sent := r.g.send(r.peer, r.msgs); sent < n {
+		r.g.drop("backbone full", n-sent)
+	}
+	clear(r.msgs)
+	r.msgs, r.buf = r.msgs[:0], r.buf[:0]
 }
 
 // close tells the edge that a flow is over.

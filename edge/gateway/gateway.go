@@ -133,7 +133,7 @@ func New(cfg Config) (*Gateway, error) {
 	g.plan.Store(&plan{rules: model.NewEndpointRules(nil)})
 	g.metrics = newMetrics(g)
 	var err error
-	if g.poller, err = udpio.NewPoller(udpio.PollerConfig[*session]{Handle: g.handleReplies}); err != nil {
+	if g.poller, err = udpio.NewPoller(udpio.PollerConfig[*session]{PerLoop: g.newReplies}); err != nil {
 		return nil, err
 	}
 	return g, g.metrics.register(cfg.Metrics)

@@ -23,6 +23,10 @@ const (
 	keepAliveInterval = 15 * time.Second
 	keepAliveCount    = 4
 
+	// notsentLowat bounds what the kernel holds of a connection beyond what the endpoint's window takes:
+	// without it, one that stops reading costs up to tcp_wmem (4 MB).
+	notsentLowat = 256 << 10
+
 	namesMax        = 4096             // host names remembered
 	nameAddrsMax    = 16               // addresses used of one name
 	nameTTL         = 10 * time.Second // Go's resolver tells no TTL; a changed name is followed this soon
@@ -36,5 +40,5 @@ const (
 	pendingBytes  = 64 << 10
 	sweepEvery    = time.Second
 	sessionSlack  = 5 * time.Second // sessions outlive the edge's by this, so that the edge decides
-	replyBytesMax = 256 << 10       // copied into messages at once
+	replyBytesMax = 128 << 10       // of messages that one loop collects; two of the largest fit
 )

@@ -28,6 +28,7 @@ const (
 	admissionShards = 64 // locks of the counts of sources
 
 	udpShards       = 64              // locks of the tables of UDP sessions; a power of two
+	inSockets       = 8               // that answers of one batch leave by, before the first are sent
 	udpBufferBytes  = 64 << 10        // messages are made in buffers of this size
 	udpBufferMax    = 256 << 10       // or larger ones, up to this
 	udpSweepEvery   = time.Second     //

@@ -231,32 +231,61 @@ func (u *UDP) send(gw model.NodeID, msgs [][]byte) int {
 	return u.cfg.Pool.SendDatagrams(gw, msgs)
 }
 
-// inBatch collects packets that leave by one socket.
+// inBatch collects answers by the socket that they leave by. The flows of one listener are spread over
+// as many sockets as there are CPUs, so what comes together often leaves by several.
 type inBatch struct {
 	session *udpSession // the last one
-	conn    *udpio.Conn
-	pkts    []udpio.Packet
+	used    int
+	leaving [inSockets]struct {
+		conn *udpio.Conn
+		pkts []udpio.Packet
+	}
 }
 
 var ins = sync.Pool{New: func() any { return &inBatch{} }}
 
 // add puts an answer behind those that wait.
 func (b *inBatch) add(u *UDP, s *udpSession, data []byte, tos uint8) {
-	if b.conn != s.conn {
-		b.flush(u)
-		b.conn = s.conn
-	}
 	b.session = s
-	b.pkts = append(b.pkts, udpio.Packet{Data: data, Remote: s.tuple.Src, Local: s.tuple.Dst.Addr(), TOS: tos})
+	at := 0
+	for at < b.used && b.leaving[at].conn != s.conn {
+		at++
+	}
+	if at == b.used {
+		if at == inSockets {
+			b.send(u)
+			at = 0
+		}
+		b.leaving[at].conn = s.conn
+		b.used = at + 1
+	}
+	l := &b.leaving[at]
+	l.pkts = append(l.pkts, udpio.Packet{Data: data, Remote: s.tuple.Src, Local: s.tuple.Dst.Addr(), TOS: tos})
 }
 
-// flush sends the packets of a batch. What the kernel does not take at once is dropped.
+// flush sends the packets of a batch and forgets them.
 func (b *inBatch) flush(u *UDP) {
-	for pkts := b.pkts; len(pkts) > 0; {
-		n, err := b.conn.WriteBatch(pkts)
+	b.send(u)
+	b.session = nil
+}
+
+// send sends the packets. What the kernel does not take at once is dropped.
+func (b *inBatch) send(u *UDP) {
+	for i := range b.leaving[:b.used] {
+		l := &b.leaving[i]
+		u.write(l.conn, l.pkts)
+		clear(l.pkts)
+		l.conn, l.pkts = nil, l.pkts[:0]
+	}
+	b.used = 0
+}
+
+func (u *UDP) write(conn *udpio.Conn, pkts []udpio.Packet) {
+	for len(pkts) > 0 {
+		n, err := conn.WriteBatch(pkts)
 		u.metrics.out.Add(float64(n))
 		if pkts = pkts[n:]; err == nil || len(pkts) == 0 {
-			break
+			return
 		}
 		if udpio.Full(err) {
 			u.drop("socket full", 1)
@@ -265,6 +294,4 @@ func (b *inBatch) flush(u *UDP) {
 		}
 		pkts = pkts[1:]
 	}
-	clear(b.pkts)
-	b.session, b.conn, b.pkts = nil, nil, b.pkts[:0]
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -23,13 +24,18 @@ type PollerConfig[T any] struct {
 	// Handle is called with what a socket received, or with err for what it learned (see
 	// [Refused]); never with both. The packets are valid until it returns. One socket's calls come
 	// from one goroutine, in the order of arrival; a call that blocks stalls all sockets of its
-	// loop. It may close any socket. Required.
+	// loop. It may close any socket. Required, unless there is PerLoop.
 	Handle func(token T, pkts []Packet, err error)
+
+	// PerLoop, if not nil, is called once for each loop and gives it a handle of its own, like Handle,
+	// and a function that is called after each round of ready sockets: for who collects what many
+	// sockets received. Both are called by one goroutine at a time.
+	PerLoop func() (handle func(token T, pkts []Packet, err error), round func())
 }
 
 // Validate reports what is missing.
 func (c PollerConfig[T]) Validate() error {
-	if c.Handle == nil {
+	if c.Handle == nil && c.PerLoop == nil {
 		return errors.New("poller: no Handle")
 	}
 	if c.Loops < 0 {
@@ -55,6 +61,7 @@ type loop[T any] struct {
 	file   *os.File // the epoll descriptor
 	raw    syscall.RawConn
 	handle func(T, []Packet, error)
+	round  func()
 
 	events [pollEvents]unix.EpollEvent
 	ready  [pollEvents]*member[T]
@@ -90,7 +97,11 @@ func NewPoller[T any](cfg PollerConfig[T]) (*Poller[T], error) {
 	}
 	p := &Poller[T]{cfg: cfg}
 	for range cfg.Loops {
-		l, err := newLoop(cfg.Handle)
+		handle, round := cfg.Handle, func() {}
+		if cfg.PerLoop != nil {
+			handle, round = cfg.PerLoop()
+		}
+		l, err := newLoop(handle, round)
 		if err != nil {
 			p.Close()
 			return nil, fmt.Errorf("make poller: %w", err)
@@ -100,7 +111,7 @@ func NewPoller[T any](cfg PollerConfig[T]) (*Poller[T], error) {
 	return p, nil
 }
 
-func newLoop[T any](handle func(T, []Packet, error)) (*loop[T], error) {
+func newLoop[T any](handle func(T, []Packet, error), round func()) (*loop[T], error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
@@ -109,7 +120,7 @@ func newLoop[T any](handle func(T, []Packet, error)) (*loop[T], error) {
 		unix.Close(fd)
 		return nil, os.NewSyscallError("set nonblocking", err)
 	}
-	l := &loop[T]{file: os.NewFile(uintptr(fd), "epoll"), handle: handle, reader: NewReader()}
+	l := &loop[T]{file: os.NewFile(uintptr(fd), "epoll"), handle: handle, round: round, reader: NewReader()}
 	if l.raw, err = l.file.SyscallConn(); err != nil {
 		l.file.Close()
 		return nil, err
@@ -193,6 +204,7 @@ func (l *loop[T]) run() error {
 		for _, m := range l.lookUp() {
 			l.read(m)
 		}
+		l.round()
 		clear(l.ready[:])
 	}
 }
@@ -200,12 +212,15 @@ func (l *loop[T]) run() error {
 // waitEvents reports whether there are events.
 func (l *loop[T]) waitEvents(fd uintptr) bool {
 	for {
-		n, err := unix.EpollWait(int(fd), l.events[:], 0)
-		if err == unix.EINTR {
+		n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, fd, uintptr(unsafe.Pointer(&l.events[0])),
+			pollEvents, 0, 0, 0)
+		if errno == unix.EINTR {
 			continue
 		}
-		l.have = max(n, 0)
-		return l.have > 0 || err != nil
+		if l.have = int(n); errno != 0 {
+			l.have = 0
+		}
+		return l.have > 0 || errno != 0
 	}
 }
 

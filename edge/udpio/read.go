@@ -103,7 +103,7 @@ func (r *Reader) receive(fd uintptr) {
 	}
 	r.next, r.have, r.offset = 0, 0, 0
 	for {
-		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.msgs[0])),
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&r.msgs[0])),
 			readMessages, unix.MSG_DONTWAIT, 0, 0)
 		if errno == unix.EINTR {
 			continue

@@ -184,7 +184,7 @@ func (w *Writer) addMessage(c *Conn, pkts []Packet, iov int) {
 func (w *Writer) transmit(fd uintptr) {
 	w.sent, w.errno = 0, 0
 	for w.sent < w.used {
-		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&w.msgs[w.sent])),
+		n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&w.msgs[w.sent])),
 			uintptr(w.used-w.sent), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
 		if errno == unix.EINTR {
 			continue
