@@ -47,11 +47,12 @@ const examples = `  # One controller with its own store:
   nearcast-controller --cluster prod --data-dir /var/lib/nearcast --advertise ctl1.example.com:7443
   nearcast --contexts /var/lib/nearcast/admin-context.yaml status
 
-  # Three controllers that keep one store together (the same on ctl2 and ctl3, with their own names):
+  # Three controllers that keep one store together (the same on ctl2 and ctl3, with their own names;
+  # peer-certs makes the certificates):
   nearcast-controller --cluster prod --data-dir /var/lib/nearcast --advertise ctl1.example.com:7443 \
     --etcd-name ctl1 --etcd-peer-listen 0.0.0.0:7446 --etcd-peer-advertise ctl1.example.com:7446 \
     --etcd-initial-cluster ctl1=ctl1.example.com:7446,ctl2=ctl2.example.com:7446,ctl3=ctl3.example.com:7446 \
-    --etcd-peer-cert peer.pem --etcd-peer-key peer.key --etcd-peer-ca ca.pem
+    --etcd-peer-cert ctl1.pem --etcd-peer-key ctl1.key --etcd-peer-ca ca.pem
 
   # The store is an etcd cluster that runs elsewhere:
   nearcast-controller --cluster prod --data-dir /var/lib/nearcast --advertise ctl1.example.com:7443 \
@@ -96,6 +97,7 @@ func newCommand(w io.Writer) *cobra.Command {
 				runtime.GOOS, runtime.GOARCH)
 		},
 	})
+	cmd.AddCommand(newPeerCerts())
 	return cmd
 }
 
