@@ -243,6 +243,60 @@ func TestElect(t *testing.T) {
 	}
 }
 
+// TestEndsWhileAway: with the external store gone, whatever waits for it ends with its context.
+func TestEndsWhileAway(t *testing.T) {
+	addr := freePorts(t, 1)
+	_, stopInside := start(t, Config{ClientListen: addr[0]})
+	s, _ := start(t, Config{Endpoints: addr, Timeout: 200 * time.Millisecond})
+	ready(t, s)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	began, ended := make(chan string, 4), make(chan error, 4)
+	lead := func(who string) func(context.Context, Fence) error {
+		return func(ctx context.Context, _ Fence) error {
+			began <- who
+			<-ctx.Done()
+			return ctx.Err()
+		}
+	}
+	go func() { ended <- s.Elect(ctx, "e", "leader", lead("leader")) }()
+	<-began
+	go func() { ended <- s.Elect(ctx, "e", "waiting", lead("waiting")) }()
+	go func() {
+		candidates := 0
+		ended <- s.Watch(ctx, "elections/", 0, func(u Update) error {
+			if candidates += len(u.Puts); candidates == 2 {
+				began <- "watch"
+			}
+			return nil
+		})
+	}()
+	go func() {
+		ended <- s.Session(ctx, time.Second, func(ctx context.Context, _ LeaseID) error {
+			began <- "session"
+			<-ctx.Done()
+			return ctx.Err()
+		})
+	}()
+	for range 2 {
+		<-began
+	}
+	stopInside()
+	_, err := s.Get(ctx, "x")
+	wantErr(t, err, ErrUnavailable)
+	cancel()
+	for range 4 {
+		select {
+		case err := <-ended:
+			if !errors.Is(err, context.Canceled) && !errors.Is(err, ErrUnavailable) {
+				t.Error(err)
+			}
+		case <-time.After(30 * time.Second):
+			t.Fatal("something waits for a store that is away")
+		}
+	}
+}
+
 func revoke(t *testing.T, s *Store, lease LeaseID) {
 	if _, err := s.client.Revoke(t.Context(), clientv3.LeaseID(lease)); err != nil {
 		t.Error(err)

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.etcd.io/etcd/client/v3/concurrency"
 )
 
 // Session runs fn with a lease that lives as long as fn runs and at most ttl beyond the store's last
@@ -72,6 +71,8 @@ func (s *Store) keepAlive(ctx context.Context, client *clientv3.Client, id clien
 				}
 				return
 			}
+		case <-ctx.Done():
+			return
 		case <-s.stopped:
 			end(errSessionLost)
 			return
@@ -91,22 +92,14 @@ func (s *Store) Elect(ctx context.Context, name, value string,
 		led := false
 		err := s.session(ctx, electionTTL, func(ctx context.Context, client *clientv3.Client,
 			lease clientv3.LeaseID) error {
-			// Not concurrency.NewSession's own lease: its end could not be waited for.
-			session, err := concurrency.NewSession(client, concurrency.WithLease(lease),
-				concurrency.WithContext(ctx))
+			fence, err := s.campaign(ctx, client, lease, name, value)
 			if err != nil {
-				return classify(ctx, "campaign for "+name, err)
-			}
-			defer session.Orphan()
-			election := concurrency.NewElection(session, s.electionKey(name))
-			if err := election.Campaign(ctx, value); err != nil {
 				return classify(ctx, "campaign for "+name, err)
 			}
 			led = true
 			s.cfg.Log.Info("leading", "election", name)
 			defer s.cfg.Log.Info("not leading any more", "election", name)
-			key := election.Key()[len(s.cfg.Prefix):]
-			return lead(ctx, Fence{Cond{key: key, kind: condCreated, revision: uint64(election.Rev())}})
+			return lead(ctx, fence)
 		})
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -121,6 +114,48 @@ func (s *Store) Elect(ctx context.Context, name, value string,
 			return err
 		}
 	}
+}
+
+// campaign puts up a key that lives as long as the lease, and waits until every older one is gone.
+//
+// etcd's own recipe (concurrency.Election) is not used: when its context ends while the store is away, it
+// waits for the store, and so would whoever waits for Elect to end.
+func (s *Store) campaign(ctx context.Context, client *clientv3.Client, lease clientv3.LeaseID,
+	name, value string) (Fence, error) {
+	prefix := s.electionKey(name) + "/"
+	key := fmt.Sprintf("%s%x", prefix, lease)
+	put, err := client.Put(ctx, key, value, clientv3.WithLease(lease))
+	if err != nil {
+		return Fence{}, err
+	}
+	mine := put.Header.Revision
+	for {
+		older, err := client.Get(ctx, prefix, append(clientv3.WithLastCreate(),
+			clientv3.WithMaxCreateRev(mine-1))...)
+		if err != nil {
+			return Fence{}, err
+		}
+		if len(older.Kvs) == 0 {
+			return Fence{Cond{key: key[len(s.cfg.Prefix):], kind: condCreated, revision: uint64(mine)}}, nil
+		}
+		if err := s.gone(ctx, client, string(older.Kvs[0].Key), older.Header.Revision); err != nil {
+			return Fence{}, err
+		}
+	}
+}
+
+// gone waits until something happens to key after revision, or for a while: the caller looks again.
+func (s *Store) gone(ctx context.Context, client *clientv3.Client, key string, revision int64) error {
+	watchCtx, cancel := context.WithTimeout(clientv3.WithRequireLeader(ctx), electionLook)
+	defer cancel()
+	events := client.Watch(watchCtx, key, clientv3.WithRev(revision+1))
+	select {
+	case <-events:
+	case <-watchCtx.Done():
+	case <-s.stopped:
+		return ErrUnavailable
+	}
+	return ctx.Err()
 }
 
 func (s *Store) electionKey(name string) string { return s.cfg.Prefix + "elections/" + name }

@@ -35,6 +35,9 @@ const (
 	sessionTTLMin = 2 * time.Second
 	// electionTTL is how long nobody leads after a leader was killed.
 	electionTTL = 5 * time.Second
+	// electionLook is how often who waits for leadership looks again by itself, in case the event that
+	// it waits for was lost.
+	electionLook = 30 * time.Second
 	// revokeTimeout bounds the wait for a lease's orderly end.
 	revokeTimeout = time.Second
 )
