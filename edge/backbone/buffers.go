@@ -10,9 +10,10 @@ import (
 // Memory bounds the bytes that the streams of a process hold: what was sent and not yet consumed,
 // and what arrived and was not yet taken. It is safe for concurrent use.
 //
-// There is no reservation. Each stream may hold up to an eighth of what is free at the moment
-// (dynamic thresholds, Choudhury and Hahne 1998): one stream alone may hold a lot, a thousand that
-// stall end up with equal shares, and a part always stays free for those that move.
+// There is no reservation. Each stream may hold up to an eighth of what is free of three quarters at
+// the moment (dynamic thresholds, Choudhury and Hahne 1998): one stream alone may hold a lot, a
+// thousand that stall end up with equal shares, and the last quarter, which no share reaches, stays
+// for those that move and for new ones. Only the few bytes that every stream may hold go beyond.
 type Memory struct {
 	max   int64
 	used  atomic.Int64
@@ -38,7 +39,9 @@ func (m *Memory) Used() int64 { return m.used.Load() }
 func (m *Memory) Max() int64 { return m.max }
 
 // share returns how many bytes one stream may hold at the moment.
-func (m *Memory) share() int { return int(max(0, m.max-m.used.Load()) / memoryShareDivisor) }
+func (m *Memory) share() int {
+	return int(max(0, m.max/memoryShareable*(memoryShareable-1)-m.used.Load()) / memoryShareDivisor)
+}
 
 // get returns an empty chunk for about n bytes besides the headroom.
 func (m *Memory) get(n int) *chunk {

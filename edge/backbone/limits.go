@@ -23,7 +23,8 @@ const (
 
 	// MemoryDefault is the size of a Memory that nobody sized.
 	MemoryDefault      = 256 << 20
-	memoryShareDivisor = 8                            // of what is free, for one stream
+	memoryShareable    = 4                            // all but a quarter may be shared out
+	memoryShareDivisor = 8                            // of what is free of it, for one stream
 	smallWrite         = 4<<10 - wire.DataHeaderBytes // bytes a stream may hold however scarce memory is: a chunk
 	readChunks         = 4                            // chunks a socket is read into at once: a batch
 	smallRoom          = 512                          // bytes at a chunk's end not worth a frame of their own

@@ -58,6 +58,9 @@ func setupSocket(conn net.Conn, congestionControl string, log *slog.Logger) {
 		if err != nil {
 			log.Debug("carrier without TCP_NOTSENT_LOWAT", "error", err)
 		}
+		if os.Getenv("XPACE") != "" {
+			unix.SetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_MAX_PACING_RATE, 1<<40)
+		}
 		if congestionControl == "" {
 			return
 		}

@@ -35,7 +35,9 @@ const (
 // TLS 1.3 with resumption and server-side keep-alive of the session, large buffers, both cores.
 var haproxyConfig = template.Must(template.New("haproxy").Parse(`
 global
-    maxconn 9500
+    # Two descriptors a connection and two a pipe: a process may have 20,000 on many machines.
+    maxconn 8500
+    maxpipes 1000
     nbthread 2
     tune.bufsize 65536
     ssl-default-bind-options ssl-min-ver TLSv1.3
@@ -159,8 +161,12 @@ func (p *peers) start(ctx context.Context, c chain) error {
 
 func (p *peers) run(ctx context.Context, ns *netns.NS, what, name string, args ...string) error {
 	cmd := ns.Cmd(ctx, name, args...)
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
+	log, err := os.Create(filepath.Join(p.dir, what+".log"))
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start %s (a Debian package): %w", name, err)
 	}

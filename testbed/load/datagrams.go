@@ -51,6 +51,9 @@ func (d *Datagrams) client(ctx context.Context, id uint64, share int) error {
 		return fmt.Errorf("client %d: %w", id, err)
 	}
 	defer c.Close()
+	if u, ok := c.(*net.UDPConn); ok {
+		_ = u.SetReadBuffer(socketBuffer)
+	}
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
 	out, in := make([]byte, d.SizeMax), make([]byte, 65535)

@@ -230,6 +230,10 @@ func closeWrite(c net.Conn) {
 }
 
 func (s *Server) echoDatagrams(ctx context.Context, pc net.PacketConn) error {
+	if u, ok := pc.(*net.UDPConn); ok {
+		_ = u.SetReadBuffer(socketBuffer) // what the system allows of it
+		_ = u.SetWriteBuffer(socketBuffer)
+	}
 	buf := make([]byte, 65535)
 	for {
 		n, from, err := pc.ReadFrom(buf)
@@ -245,6 +249,9 @@ func (s *Server) echoDatagrams(ctx context.Context, pc net.PacketConn) error {
 		}
 	}
 }
+
+// socketBuffer is asked for by the datagram sockets: bursts of many clients wait in it.
+const socketBuffer = 4 << 20
 
 // transient reports whether a UDP write failed for a reason of its destination, not of the socket.
 func transient(err error) bool {
