@@ -193,6 +193,7 @@ func (c *Controller) prepare(ctx context.Context, id string, bound net.Addr) err
 	if err != nil {
 		return err
 	}
+	c.registerExpiries()
 	c.running.Store(c.fleet)
 	c.log.Info("controller serves", "id", id, "listen", bound.String(), "advertise", advertise,
 		"cluster", c.cfg.Cluster, "version", c.cfg.Version)

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -68,6 +69,23 @@ func (c *Controller) web() http.Handler {
 		fmt.Fprintln(w, "ok")
 	})
 	return mux
+}
+
+// registerExpiries makes the ends of certificates metrics, for alarms long before.
+func (c *Controller) registerExpiries() {
+	for name, d := range map[string]struct {
+		help string
+		end  func() time.Time
+	}{
+		"nearcast_controller_authority_expiry_seconds": {
+			"When the cluster's certificate authority ends, in seconds since 1970.",
+			func() time.Time { return c.authority.CA().Certificate().NotAfter }},
+		"nearcast_controller_certificate_expiry_seconds": {
+			"When this controller's own certificate ends, in seconds since 1970.", c.own.NotAfter},
+	} {
+		c.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: d.help},
+			func() float64 { return float64(d.end().Unix()) }))
+	}
 }
 
 // ready says why this controller cannot serve now, or nil.

@@ -227,11 +227,16 @@ type testNode struct {
 func (o *operator) join(t testing.TB, addr, name, site string) *testNode {
 	t.Helper()
 	_, token := o.joinToken(t)
+	return o.joinWith(t, addr, token, nodeAt(name, site))
+}
+
+// joinWith enrols a node with a token.
+func (o *operator) joinWith(t testing.TB, addr, token string, n *v1.Node) *testNode {
+	t.Helper()
 	key, csr, err := identity.NewRequest()
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := nodeAt(name, site)
 	resp := must[*v1.EnrollResponse](t)(enrollAt(t, addr, token, csr, n))
 	roots := must[[]*x509.Certificate](t)(identity.ParseCertificates(resp.GetCaCertificates()))
 	creds := must[*identity.Credentials](t)(identity.NewCredentials(resp.GetCertificate(), key, roots))

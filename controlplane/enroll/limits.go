@@ -16,7 +16,7 @@ const (
 	usesKept        = 64
 	descriptionMax  = 256 // characters
 	concurrentMax   = 16  // Enroll calls at once: each costs store writes, and anybody may call
-	conflictRetries = 8   // a token that several machines use at the same moment
+	conflictRetries = 16  // a token that machines use at several controllers at the same moment
 	// claimTimeout is after how long a use that nobody settled is given up: longer than the store's
 	// operations can take.
 	claimTimeout  = 30 * time.Second

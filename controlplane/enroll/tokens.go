@@ -51,10 +51,11 @@ type use struct {
 type Tokens struct {
 	store     *store.Store
 	authority *Authority
+	turn      chan struct{} // capacity 1: who changes a token; machines that join at once queue here
 }
 
 // NewTokens returns the join tokens that s holds.
-func NewTokens(s *store.Store, a *Authority) *Tokens { return &Tokens{s, a} }
+func NewTokens(s *store.Store, a *Authority) *Tokens { return &Tokens{s, a, make(chan struct{}, 1)} }
 
 // validate fills defaults and reports what is wrong with a new token.
 func (t *Token) validate(now time.Time) error {
@@ -190,9 +191,16 @@ func readToken(kv store.KV) (storedToken, error) {
 }
 
 // update changes a stored token by a conditional write; change may be called several times and
-// ends it with its error. A write that changes nothing is left out when change says so.
-func (ts *Tokens) update(ctx context.Context,
-	id string, change func(*storedToken) (write bool, err error)) error {
+// ends it with its error. A write that changes nothing is left out when change says so. Changes of this
+// process wait for each other, so that only those of other controllers can come between.
+func (ts *Tokens) update(
+	ctx context.Context, id string, change func(*storedToken) (write bool, err error)) error {
+	select {
+	case ts.turn <- struct{}{}:
+		defer func() { <-ts.turn }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	key := tokensPrefix + id
 	for range conflictRetries {
 		kv, err := ts.store.Get(ctx, key)

@@ -1,0 +1,106 @@
+package controlplane
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+
+	v1 "github.com/nearcast/nearcast/proto/nearcast/v1"
+)
+
+// Many nodes join and connect at once, a burst of changes reaches all of them, and a node gets far fewer
+// snapshots than there were changes.
+func TestManyNodes(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes some seconds")
+	}
+	const machines, changes = 60, 200
+	c := start(t)
+	o := adminOf(t, c.cfg.DataDir, c.addr)
+	o.furnish(t)
+	_, token := o.joinToken(t)
+	nodes := make([]*testNode, machines)
+	streams := make([]*conversation, machines)
+	var wg sync.WaitGroup
+	for i := range machines {
+		n := nodeAt(fmt.Sprintf("n%d", i), "ams")
+		wg.Go(func() { nodes[i] = o.joinWith(t, c.addr, token, n) })
+	}
+	wg.Wait()
+	if t.Failed() {
+		return
+	}
+	for i, n := range nodes {
+		streams[i] = n.sync(t, c.addr, apply)
+	}
+	a, g := o.accelerate(t, "web", "eu", "198.18.0.1")
+	for i := range changes {
+		weight := uint32(i % 256)
+		must[*v1.EndpointGroup](t)(o.UpdateEndpoints(t.Context(), &v1.UpdateEndpointsRequest{GroupId: g.GetId(),
+			Endpoints: []*v1.Endpoint{{Id: "198.18.0.1", Weight: &weight}}}))
+	}
+	for i, s := range streams {
+		s.wait(t, fmt.Sprintf("the last change at node %d", i), func() bool {
+			return s.snapshot != nil && len(s.snapshot.Groups) == 1 &&
+				s.snapshot.Groups[0].Endpoints[0].Weight == changes-1
+		})
+	}
+	eventually(t, "it is deployed", func() error {
+		if got := o.status(t, a.GetId()); got != v1.AcceleratorStatus_ACCELERATOR_STATUS_DEPLOYED {
+			return fmt.Errorf("%v", got)
+		}
+		return nil
+	})
+	for i, s := range streams {
+		s.mu.Lock()
+		if s.updates > changes/2 {
+			t.Errorf("node %d was sent %d snapshots for %d changes", i, s.updates, changes)
+		}
+		s.mu.Unlock()
+	}
+}
+
+// A node that says that it has something else than it should gets the snapshot again.
+func TestHelloAgain(t *testing.T) {
+	c := start(t)
+	o := adminOf(t, c.cfg.DataDir, c.addr)
+	o.furnish(t)
+	n := o.join(t, c.addr, "n1", "ams")
+	s := n.sync(t, c.addr, apply)
+	s.wait(t, "a snapshot", func() bool { return s.snapshot != nil })
+	s.mu.Lock()
+	before := s.updates
+	s.mu.Unlock()
+	// It has lost it; for instance because its apply was undone.
+	lost := hello()
+	lost.GetHello().AppliedRevision = 1
+	s.say(t, lost)
+	eventually(t, "the controller knows", func() error {
+		if o.node(t, n.id).GetAppliedRevision() != 1 {
+			return fmt.Errorf("%v", o.node(t, n.id))
+		}
+		return nil
+	})
+	// A snapshot that was sent a moment ago is not sent again for the asking: a node that refuses it
+	// would keep it travelling. The next change is sent, of course.
+	must[*v1.Region](t)(o.CreateRegion(t.Context(), &v1.CreateRegionRequest{Region: &v1.Region{Name: "x"}}))
+	s.wait(t, "the next one", func() bool { return s.updates > before })
+	if got := s.updatesNow(); got > before+1 {
+		t.Errorf("%d snapshots, want %d", got, before+1)
+	}
+	wantCode(t, "the stream", s.errNow(), codes.OK)
+}
+
+func (c *conversation) updatesNow() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.updates
+}
+
+func (c *conversation) errNow() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
