@@ -10,6 +10,7 @@
  *
  * No prefix or no range: the kernel goes on as if this program were not there. doc.go draws the maps. */
 #include "nearcast.h"
+#include "ports.h"
 
 char LICENSE[] SEC("license") = "Apache-2.0";
 
@@ -18,34 +19,12 @@ char LICENSE[] SEC("license") = "Apache-2.0";
 #define GROUPS (4 * SLOTS)
 #define GROUP_SOCKETS 64 /* sockets of one slot, protocol and family */
 
-/* Steps of a binary search over 65,536 ranges, the most that one prefix can have. */
-#define SEARCH_STEPS 17
-
 enum counter {
 	COUNT_SELECTED,  /* given to a socket of the live generation */
 	COUNT_HELD,      /* datagrams given to an earlier generation, which holds their flow */
 	COUNT_NO_SOCKET, /* wanted by a rule, but there was no socket: refused */
 	COUNT_UNFIT,     /* the socket did not fit protocol or family: refused */
 	COUNTERS,
-};
-
-struct prefix {
-	__u32 bits; /* 32 for protocol and family, then those of the address */
-	__u8 protocol;
-	__u8 family;
-	__u16 zero;
-	__u32 address[4]; /* network order; IPv4 is the first word alone */
-};
-
-struct extent {
-	__u32 start;
-	__u32 count;
-};
-
-struct range {
-	__u16 first;
-	__u16 last;
-	__u32 slot;
 };
 
 struct group {
@@ -68,21 +47,6 @@ struct flow {
 	__u32 remote[4];
 	__u32 local[4];
 };
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1 << 16); /* the loader sets it */
-	__type(key, struct prefix);
-	__type(value, struct extent);
-} prefixes SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1 << 18); /* the loader sets it */
-	__type(key, __u32);
-	__type(value, struct range);
-} ranges SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -118,30 +82,6 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } counters SEC(".maps");
-
-/* Ranges of an extent are sorted and disjoint. */
-static __always_inline struct range *find_range(struct extent *e, __u32 port)
-{
-	__u32 low = e->start;
-	__u32 high = e->start + e->count;
-
-	for (int i = 0; i < SEARCH_STEPS; i++) {
-		if (low >= high)
-			return NULL;
-		__u32 middle = low + (high - low) / 2;
-		struct range *r = bpf_map_lookup_elem(&ranges, &middle);
-
-		if (!r)
-			return NULL;
-		if (port < r->first)
-			high = middle;
-		else if (port > r->last)
-			low = middle + 1;
-		else
-			return r;
-	}
-	return NULL;
-}
 
 static __always_inline __u32 spread(struct bpf_sk_lookup *ctx, __u32 steer)
 {
@@ -239,7 +179,7 @@ int dispatch(struct bpf_sk_lookup *ctx)
 	if (!c)
 		return SK_PASS; /* can't happen: the array has one element */
 
-	index = (r->slot % SLOTS) * 4 + (ctx->protocol == IPPROTO_UDP ? 2 : 0) + (ctx->family == AF_INET6);
+	index = (r->value % SLOTS) * 4 + (ctx->protocol == IPPROTO_UDP ? 2 : 0) + (ctx->family == AF_INET6);
 	hash = spread(ctx, c->steer);
 	if (c->holding && ctx->protocol == IPPROTO_UDP) {
 		generation = holder(ctx, &key, c);

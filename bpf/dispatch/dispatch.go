@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -11,6 +12,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"github.com/nearcast/nearcast/bpf/ports"
 )
 
 // Steer says how one socket of a group is chosen.
@@ -62,6 +65,29 @@ func (c Config) Validate() error {
 	return nil
 }
 
+// Proto is a transport protocol.
+type Proto = ports.Proto
+
+// Ports is a range of ports, both ends included.
+type Ports struct{ First, Last uint16 }
+
+// The protocols that can be dispatched.
+const (
+	TCP = ports.TCP
+	UDP = ports.UDP
+)
+
+// ErrFull says that the rules need more prefixes or port ranges than the maps have.
+var ErrFull = ports.ErrFull
+
+// Rule sends what is addressed to Prefix and Ports to the sockets of Slot.
+type Rule struct {
+	Prefix netip.Prefix
+	Ports  Ports
+	Proto  Proto
+	Slot   uint8
+}
+
 // ErrTakenOver says that a newer process has made its sockets live: the rules are no longer ours to change.
 var ErrTakenOver = errors.New("another process has taken over")
 
@@ -74,7 +100,7 @@ type Dispatcher struct {
 	objs dispatchObjects
 
 	mu         sync.Mutex // guards what follows, and lets one change at a time reach the maps
-	table      *table
+	table      *ports.Table
 	link       link.Link
 	generation int // of our sockets; -1: we have none
 	held       map[Flow]struct{}
@@ -101,7 +127,7 @@ func Load(cfg Config) (*Dispatcher, error) {
 	defer unlock()
 	err := d.open()
 	if err == nil {
-		d.table, err = openTable(d.objs.Prefixes, d.objs.Ranges)
+		d.table, err = ports.Open(d.objs.Prefixes, d.objs.Ranges)
 	}
 	if err != nil {
 		d.objs.Close()
@@ -117,7 +143,7 @@ func (d *Dispatcher) open() error {
 		return err
 	}
 	sizes := map[string]int{
-		"prefixes": 2 * orDefault(d.cfg.PrefixesMax, DefaultPrefixesMax), // see placesMax
+		"prefixes": 2 * orDefault(d.cfg.PrefixesMax, DefaultPrefixesMax), // half is for what is new beside the old
 		"ranges":   orDefault(d.cfg.RangesMax, DefaultRangesMax),
 		"held":     orDefault(d.cfg.HeldMax, DefaultHeldMax),
 	}
@@ -235,9 +261,12 @@ func (d *Dispatcher) openNetNS() (*os.File, error) {
 // address. It fails with ErrFull, having changed nothing, when the maps have not enough room, and with
 // ErrTakenOver when a newer process is live.
 func (d *Dispatcher) Update(rules []Rule) error {
-	want, err := compile(rules)
-	if err != nil {
-		return err
+	compiled := make([]ports.Rule, len(rules))
+	for i, r := range rules {
+		if r.Slot >= Slots {
+			return fmt.Errorf("rule %+v: slot is not below %d", r, Slots)
+		}
+		compiled[i] = ports.Rule{Prefix: r.Prefix, Ports: ports.Range(r.Ports), Proto: r.Proto, Value: uint32(r.Slot)}
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -249,7 +278,7 @@ func (d *Dispatcher) Update(rules []Rule) error {
 	if err := d.mustBeLive(); err != nil {
 		return err
 	}
-	return d.table.update(want)
+	return d.table.Update(compiled)
 }
 
 // Close lets go of the program. What is pinned goes on dispatching to whatever sockets are open; what isn't

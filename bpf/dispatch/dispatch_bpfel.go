@@ -49,7 +49,7 @@ type dispatchRange struct {
 	_     structs.HostLayout
 	First uint16
 	Last  uint16
-	Slot  uint32
+	Value uint32
 }
 
 type dispatchSwitches struct {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sync/errgroup"
@@ -164,15 +165,16 @@ func TestChangesLoseNoSYN(t *testing.T) {
 	before := w.retransmitted(t)
 
 	ctx, stop := context.WithCancel(context.Background())
-	var changes int
+	var changes atomic.Int64
 	var changing sync.WaitGroup
 	changing.Go(func() {
-		for ; ctx.Err() == nil; changes++ {
-			if err := d.Update(rules(changes)); err != nil {
+		for ; ctx.Err() == nil; changes.Add(1) {
+			step := int(changes.Load())
+			if err := d.Update(rules(step)); err != nil {
 				t.Error(err)
 				return
 			}
-			if changes%5 == 0 { // and now and then all sockets move
+			if step%5 == 0 { // and now and then all sockets move
 				if err := d.SetSockets([]Group{{0, TCP, IPv4, conns(t, edge)}}); err != nil {
 					t.Error(err)
 					return
@@ -180,10 +182,15 @@ func TestChangesLoseNoSYN(t *testing.T) {
 			}
 		}
 	})
+	var connected atomic.Int64
 	var clients errgroup.Group
 	for range 4 {
 		clients.Go(func() error {
-			for range 500 {
+			for n := 0; n < 500 || changes.Load() < 40; n++ {
+				if ctx.Err() != nil || t.Failed() {
+					return errors.New("changes ended early")
+				}
+				connected.Add(1)
 				if got := w.ask(t, addrPort(v4, 443)); got != "edge 198.51.100.7:443" {
 					return fmt.Errorf("connect: %s", got)
 				}
@@ -198,10 +205,7 @@ func TestChangesLoseNoSYN(t *testing.T) {
 	if after := w.retransmitted(t); after != before {
 		t.Errorf("segments were sent again: %s before, %s after", before, after)
 	}
-	if changes < 20 {
-		t.Errorf("only %d changes happened", changes)
-	}
-	t.Logf("2000 connections during %d changes", changes)
+	t.Logf("%d connections during %d changes", connected.Load(), changes.Load())
 }
 
 func TestFullTablesChangeNothing(t *testing.T) {

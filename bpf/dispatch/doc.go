@@ -5,17 +5,14 @@
 // to 64 sockets a protocol and family. The sockets may be bound to anything (a port of the kernel's choice on
 // the loopback address): a connection keeps its original destination, and that is its LocalAddr.
 //
-//	prefixes (LPM trie)   protocol, family, address → extent {start, count}
-//	ranges (array)        [start, start+count): sorted, disjoint {first port, last port, slot}
+//	prefixes, ranges      protocol, family, address, port → slot (package ports)
 //	control (array of 1)  live generation, steering, whether flows are held
 //	groups (array)        generation, slot, protocol, family → count of sockets
 //	sockets (sockmap)     generation, slot, protocol, family, n → socket
 //	held (LRU hash)       UDP flow → generation of the process that still serves it
 //
-// So a listener of 65,535 ports costs one range, and 10,000 listeners 14 steps of a binary search. A prefix
-// has one extent with all that is to know about it (what a wider prefix says is compiled into the narrower
-// one), and extents are never written while something points to them: a change of a prefix is one write of
-// one trie entry, before which the old rules hold and after which the new ones do.
+// So a listener of 65,535 ports costs one range, and 10,000 listeners 14 steps of a binary search. A change of
+// a prefix is one write, before which the old rules hold and after which the new ones do.
 //
 // Two lifetimes meet here. The program, its attachment and the maps live for months, pinned below
 // Config.PinDir; a daemon lives until its next upgrade. A daemon that starts opens the pins, puts its own

@@ -30,7 +30,4 @@ const (
 	// DefaultHeldMax bounds held UDP flows: about 100 bytes each, allocated at once. The least recently used
 	// is forgotten when it is full, and its flow goes to the live process.
 	DefaultHeldMax = 1 << 16
-
-	// portsMax is how many port ranges one prefix can have: the program's binary search ends there.
-	portsMax = 1 << 16
 )

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
 
@@ -55,8 +56,7 @@ func (d *Dispatcher) lock() (unlock func(), err error) {
 func (d *Dispatcher) linkPath() string { return filepath.Join(d.dir, "link") }
 
 // Remove takes away everything that a Dispatcher pinned below pinDir: from then on the kernel dispatches as if
-// it had never been there. A Dispatcher that is still open keeps its attachment until it is closed. It is no
-// error if there is nothing.
+// it had never been there, also for a Dispatcher that is still open. It is no error if there is nothing.
 func Remove(pinDir string) error {
 	dir := filepath.Join(pinDir, "dispatch-"+layoutVersion)
 	unlock, err := lockDir(dir)
@@ -68,7 +68,11 @@ func Remove(pinDir string) error {
 	}
 	defer unlock()
 	// The attachment goes first: the program must not run with maps that a newcomer would not find.
-	if err := os.Remove(filepath.Join(dir, "link")); err != nil && !errors.Is(err, os.ErrNotExist) {
+	l, err := link.LoadPinnedLink(filepath.Join(dir, "link"), nil)
+	if err == nil { // not left to the last reference, which the kernel drops when it likes
+		err = errors.Join(l.Detach(), l.Close())
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove attachment: %w", err)
 	}
 	if err := os.RemoveAll(dir); err != nil {
@@ -76,18 +80,6 @@ func Remove(pinDir string) error {
 	}
 	return nil
 }
-
-// waitForPrograms returns when every run of the program that began before the call has ended.
-func waitForPrograms() {
-	// The kernel implements the global barrier by waiting for an RCU grace period, and programs run within one.
-	// It refuses on machines with CPUs that never tick; a run takes a microsecond, so waiting does there.
-	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0); errno != 0 {
-		unix.ClockNanosleep(unix.CLOCK_MONOTONIC, 0, &unix.Timespec{Nsec: 10e6}, nil)
-	}
-}
-
-// membarrierGlobal is MEMBARRIER_CMD_GLOBAL of linux/membarrier.h.
-const membarrierGlobal = 1
 
 func orDefault(n, def int) int {
 	if n == 0 {

@@ -9,6 +9,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/nearcast/nearcast/bpf/ports"
 )
 
 // Family is an IP version.
@@ -97,7 +99,7 @@ func (d *Dispatcher) SetSockets(groups []Group) error {
 	}
 	d.generation = int(next)
 	// The table may have been changed by the process before us since we read it.
-	d.table, err = openTable(d.objs.Prefixes, d.objs.Ranges)
+	d.table, err = ports.Open(d.objs.Prefixes, d.objs.Ranges)
 	return err
 }
 
@@ -122,7 +124,7 @@ func (d *Dispatcher) fill(generation uint32, groups []Group) error {
 			}
 		}
 	}
-	waitForPrograms() // none still chooses among the sockets that were here
+	ports.WaitForPrograms() // none still chooses among the sockets that were here
 	for _, g := range groups {
 		at := base + g.index()
 		for s, sock := range g.Sockets {
@@ -195,11 +197,11 @@ type Flow struct {
 
 func (f Flow) key() dispatchFlow {
 	return dispatchFlow{
-		Family:     familyOf(f.Local.Addr()),
+		Family:     ports.Family(f.Local.Addr()),
 		RemotePort: f.Remote.Port()<<8 | f.Remote.Port()>>8,
 		LocalPort:  f.Local.Port(),
-		Remote:     words(f.Remote.Addr()),
-		Local:      words(f.Local.Addr()),
+		Remote:     ports.Words(f.Remote.Addr()),
+		Local:      ports.Words(f.Local.Addr()),
 	}
 }
 

@@ -1,6 +1,10 @@
 package dispatch
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/nearcast/nearcast/bpf/ports"
+)
 
 // Stats count what the program did since it was first loaded, over all processes.
 type Stats struct {
@@ -9,10 +13,7 @@ type Stats struct {
 	NoSocket uint64 // wanted by a rule but refused, as no socket was there
 	Unfit    uint64 // refused, as the socket did not fit the protocol or family
 
-	Prefixes    int // (protocol, prefix) pairs in use
-	Ranges      int // port ranges in use
-	PrefixesMax int
-	RangesMax   int
+	ports.Usage // of the tables
 }
 
 // Stats reads the counters.
@@ -29,11 +30,6 @@ func (d *Dispatcher) Stats() (Stats, error) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s.Prefixes, s.PrefixesMax = len(d.table.places), d.table.placesMax()
-	s.RangesMax = int(d.table.ranges.MaxEntries())
-	s.Ranges = s.RangesMax
-	for _, e := range d.table.free {
-		s.Ranges -= int(e.count)
-	}
+	s.Usage = d.table.Usage()
 	return s, nil
 }

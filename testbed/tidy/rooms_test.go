@@ -19,8 +19,10 @@ proto/wire:
 proto/identity:
 proto/model:             proto/nearcast/v1
 
-bpf/dispatch:
+bpf/ports:
+bpf/dispatch:            bpf/ports
 bpf/tune:
+bpf/guard:               bpf/ports
 
 edge/flow:
 edge/udpio:

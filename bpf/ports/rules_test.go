@@ -1,4 +1,4 @@
-package dispatch
+package ports
 
 import (
 	"math/rand/v2"
@@ -23,26 +23,25 @@ func TestCompile(t *testing.T) {
 	}{
 		{name: "nothing", want: map[place][]span{}},
 		{name: "neighbours join",
-			rules: []Rule{{wide, Ports{81, 90}, TCP, 1}, {wide, Ports{80, 80}, TCP, 1}},
+			rules: []Rule{{wide, Range{81, 90}, TCP, 1}, {wide, Range{80, 80}, TCP, 1}},
 			want:  map[place][]span{{TCP, wide}: {{80, 90, 1}}}},
 		{name: "protocols are apart",
-			rules: []Rule{{wide, Ports{53, 53}, TCP, 1}, {wide, Ports{53, 53}, UDP, 2}},
+			rules: []Rule{{wide, Range{53, 53}, TCP, 1}, {wide, Range{53, 53}, UDP, 2}},
 			want:  map[place][]span{{TCP, wide}: {{53, 53, 1}}, {UDP, wide}: {{53, 53, 2}}}},
 		{name: "narrow inside wide",
-			rules: []Rule{{wide, Ports{1, 65535}, TCP, 0}, {narrow, Ports{80, 81}, TCP, 3}},
+			rules: []Rule{{wide, Range{1, 65535}, TCP, 0}, {narrow, Range{80, 81}, TCP, 3}},
 			want: map[place][]span{{TCP, wide}: {{1, 65535, 0}},
 				{TCP, narrow}: {{1, 79, 0}, {80, 81, 3}, {82, 65535, 0}}}},
 		{name: "narrow at the ends",
-			rules: []Rule{{wide, Ports{10, 20}, TCP, 0}, {narrow, Ports{5, 10}, TCP, 3},
-				{narrow, Ports{20, 65535}, TCP, 3}},
+			rules: []Rule{{wide, Range{10, 20}, TCP, 0}, {narrow, Range{5, 10}, TCP, 3},
+				{narrow, Range{20, 65535}, TCP, 3}},
 			want: map[place][]span{{TCP, wide}: {{10, 20, 0}},
 				{TCP, narrow}: {{5, 10, 3}, {11, 19, 0}, {20, 65535, 3}}}},
 		{name: "contradiction", fails: true,
-			rules: []Rule{{wide, Ports{1, 100}, TCP, 0}, {wide, Ports{100, 200}, TCP, 1}}},
-		{name: "port 0", fails: true, rules: []Rule{{wide, Ports{0, 10}, TCP, 0}}},
-		{name: "unmasked", fails: true, rules: []Rule{{pfx("192.0.2.1/24"), Ports{1, 1}, TCP, 0}}},
-		{name: "no protocol", fails: true, rules: []Rule{{wide, Ports{1, 1}, 0, 0}}},
-		{name: "slot", fails: true, rules: []Rule{{wide, Ports{1, 1}, TCP, Slots}}},
+			rules: []Rule{{wide, Range{1, 100}, TCP, 0}, {wide, Range{100, 200}, TCP, 1}}},
+		{name: "port 0", fails: true, rules: []Rule{{wide, Range{0, 10}, TCP, 0}}},
+		{name: "unmasked", fails: true, rules: []Rule{{pfx("192.0.2.1/24"), Range{1, 1}, TCP, 0}}},
+		{name: "no protocol", fails: true, rules: []Rule{{wide, Range{1, 1}, 0, 0}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			got, err := compile(tc.rules)
@@ -62,7 +61,7 @@ func slowSlot(rules []Rule, proto Proto, a netip.Addr, port uint16) int {
 	for _, r := range rules {
 		if r.Proto == proto && r.Prefix.Contains(a) && r.Ports.First <= port && port <= r.Ports.Last &&
 			r.Prefix.Bits() > bits {
-			slot, bits = int(r.Slot), r.Prefix.Bits()
+			slot, bits = int(r.Value), r.Prefix.Bits()
 		}
 	}
 	return slot
@@ -86,7 +85,7 @@ func fastSlot(compiled map[place][]span, proto Proto, a netip.Addr, port uint16)
 			return 0
 		})
 		if found {
-			return int(spans[i].slot)
+			return int(spans[i].value)
 		}
 		return -1
 	}
@@ -109,7 +108,7 @@ func randomRules(rnd *rand.Rand, n int) []Rule {
 		if rnd.IntN(10) == 0 {
 			first, last = 65535-uint16(rnd.IntN(10)), 65535
 		}
-		rules = append(rules, Rule{p, Ports{first, last}, []Proto{TCP, UDP}[rnd.IntN(2)], uint8(rnd.IntN(3))})
+		rules = append(rules, Rule{p, Range{first, last}, []Proto{TCP, UDP}[rnd.IntN(2)], uint32(rnd.IntN(3))})
 	}
 	return rules
 }

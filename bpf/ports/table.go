@@ -1,4 +1,4 @@
-package dispatch
+package ports
 
 import (
 	"encoding/binary"
@@ -10,7 +10,16 @@ import (
 )
 
 // ErrFull says that the rules need more prefixes or ranges than the maps have.
-var ErrFull = errors.New("dispatch tables are full")
+var ErrFull = errors.New("port tables are full")
+
+// Extent is a value of the prefixes trie: struct extent of include/ports.h.
+type Extent struct{ Start, Count uint32 }
+
+// Entry is a value of the ranges array: struct range of include/ports.h.
+type Entry struct {
+	First, Last uint16
+	Value       uint32
+}
 
 // extent is a part of the ranges array that holds one content; what is shared counts its users.
 type extent struct {
@@ -18,23 +27,23 @@ type extent struct {
 	users        int
 }
 
-// table is this process's picture of the prefixes and ranges maps. It is rebuilt from the maps themselves, so
+// Table is this process's picture of the prefixes and ranges maps. It is rebuilt from the maps themselves, so
 // nothing but them has to survive the daemon.
-type table struct {
+type Table struct {
 	prefixes, ranges *ebpf.Map
 	places           map[place]string   // what is in the trie, by content
 	extents          map[string]*extent // content → where it is
 	free             []extent           // sorted by start, never touching one another
 }
 
-// openTable reads the maps.
-func openTable(prefixes, ranges *ebpf.Map) (*table, error) {
-	t := &table{
+// Open reads the maps, which have keys and values of this package.
+func Open(prefixes, ranges *ebpf.Map) (*Table, error) {
+	t := &Table{
 		prefixes: prefixes, ranges: ranges,
 		places: map[place]string{}, extents: map[string]*extent{},
 	}
-	var k dispatchPrefix
-	var e dispatchExtent
+	var k Key
+	var e Extent
 	entries := prefixes.Iterate()
 	for entries.Next(&k, &e) {
 		at, err := placeOf(k)
@@ -64,23 +73,23 @@ func openTable(prefixes, ranges *ebpf.Map) (*table, error) {
 	return t, nil
 }
 
-func (t *table) read(e dispatchExtent) (string, error) {
+func (t *Table) read(e Extent) (string, error) {
 	if e.Start+e.Count < e.Start || e.Start+e.Count > t.ranges.MaxEntries() {
 		return "", fmt.Errorf("extent %+v lies outside the ranges", e)
 	}
 	var content []byte
-	var r dispatchRange
+	var r Entry
 	for i := e.Start; i < e.Start+e.Count; i++ {
 		if err := t.ranges.Lookup(i, &r); err != nil {
 			return "", fmt.Errorf("read range %d: %w", i, err)
 		}
-		content = appendSpan(content, span{r.First, r.Last, uint8(r.Slot)})
+		content = appendSpan(content, span{r.First, r.Last, r.Value})
 	}
 	return string(content), nil
 }
 
 // findFree makes the free list from what the extents leave.
-func (t *table) findFree() {
+func (t *Table) findFree() {
 	used := make([]extent, 0, len(t.extents))
 	for _, e := range t.extents {
 		used = append(used, *e)
@@ -99,9 +108,14 @@ func (t *table) findFree() {
 	}
 }
 
-// update makes the maps say what want says. Every place changes by one write, after what it points to is
-// complete. When it fails before the first such write, nothing has changed for the program.
-func (t *table) update(want map[place][]span) error {
+// Update makes the maps say what the rules say. Every (protocol, prefix) changes by one write, after what it
+// points to is complete, and those whose rules did not change are not touched. A bad rule and ErrFull change
+// nothing. Update is not for concurrent use, here or with another process.
+func (t *Table) Update(rules []Rule) error {
+	want, err := compile(rules)
+	if err != nil {
+		return err
+	}
 	if len(want) > t.placesMax() {
 		return fmt.Errorf("%w: %d prefixes, and there is room for %d", ErrFull, len(want), t.placesMax())
 	}
@@ -122,8 +136,8 @@ func (t *table) update(want map[place][]span) error {
 		}
 		fresh = append(fresh, content)
 	}
-	err := t.swap(contents)
-	waitForPrograms() // one may still be reading an extent that nothing points to any more
+	err = t.swap(contents)
+	WaitForPrograms() // one may still be reading an extent that nothing points to any more
 	for content, e := range t.extents {
 		if e.users == 0 {
 			delete(t.extents, content)
@@ -134,14 +148,14 @@ func (t *table) update(want map[place][]span) error {
 }
 
 // swap points the places to their new contents, and removes the places that have none.
-func (t *table) swap(contents map[place]string) error {
+func (t *Table) swap(contents map[place]string) error {
 	for at, content := range contents {
 		old, had := t.places[at]
 		if had && old == content {
 			continue
 		}
 		e := t.extents[content]
-		value := dispatchExtent{Start: e.start, Count: e.count}
+		value := Extent{Start: e.start, Count: e.count}
 		if err := t.prefixes.Put(at.key(), value); err != nil {
 			return fmt.Errorf("write %v %v: %w", at.proto, at.prefix, err)
 		}
@@ -165,17 +179,17 @@ func (t *table) swap(contents map[place]string) error {
 }
 
 // place writes a content into a free part of the ranges, the first that is large enough.
-func (t *table) place(content string, spans []span) error {
+func (t *Table) place(content string, spans []span) error {
 	need := uint32(len(spans))
 	i := slices.IndexFunc(t.free, func(e extent) bool { return e.count >= need })
 	if i < 0 {
 		return fmt.Errorf("%w: no %d port ranges in a row are free", ErrFull, need)
 	}
 	start := t.free[i].start
-	keys, values := make([]uint32, need), make([]dispatchRange, need)
+	keys, values := make([]uint32, need), make([]Entry, need)
 	for j, s := range spans {
 		keys[j] = start + uint32(j)
-		values[j] = dispatchRange{First: s.first, Last: s.last, Slot: uint32(s.slot)}
+		values[j] = Entry{First: s.first, Last: s.last, Value: s.value}
 	}
 	if _, err := t.ranges.BatchUpdate(keys, values, nil); err != nil {
 		return fmt.Errorf("write port ranges: %w", err)
@@ -190,11 +204,11 @@ func (t *table) place(content string, spans []span) error {
 }
 
 // placesMax leaves half of the trie free, as new places are written before old ones are deleted.
-func (t *table) placesMax() int { return int(t.prefixes.MaxEntries() / 2) }
+func (t *Table) placesMax() int { return int(t.prefixes.MaxEntries() / 2) }
 
 // contentOf encodes spans as a map key.
 func contentOf(spans []span) string {
-	b := make([]byte, 0, 5*len(spans))
+	b := make([]byte, 0, 8*len(spans))
 	for _, s := range spans {
 		b = appendSpan(b, s)
 	}
@@ -204,5 +218,21 @@ func contentOf(spans []span) string {
 func appendSpan(b []byte, s span) []byte {
 	b = binary.BigEndian.AppendUint16(b, s.first)
 	b = binary.BigEndian.AppendUint16(b, s.last)
-	return append(b, s.slot)
+	return binary.BigEndian.AppendUint32(b, s.value)
+}
+
+// Usage says how much of the maps is in use.
+type Usage struct {
+	Prefixes, PrefixesMax int // (protocol, prefix) pairs
+	Ranges, RangesMax     int // port ranges; equal contents share them
+}
+
+// Usage returns it as of the last Update.
+func (t *Table) Usage() Usage {
+	u := Usage{Prefixes: len(t.places), PrefixesMax: t.placesMax(), RangesMax: int(t.ranges.MaxEntries())}
+	u.Ranges = u.RangesMax
+	for _, e := range t.free {
+		u.Ranges -= int(e.count)
+	}
+	return u
 }

@@ -1,4 +1,4 @@
-package dispatch
+package ports
 
 import (
 	"cmp"
@@ -13,7 +13,7 @@ import (
 // Proto is a transport protocol by its IP protocol number.
 type Proto uint8
 
-// The protocols that can be dispatched.
+// The protocols that have ports.
 const (
 	TCP Proto = 6
 	UDP Proto = 17
@@ -29,15 +29,15 @@ func (p Proto) String() string {
 	return fmt.Sprintf("protocol %d", uint8(p))
 }
 
-// Ports is a range of ports, both ends included.
-type Ports struct{ First, Last uint16 }
+// Range is a range of ports, both ends included.
+type Range struct{ First, Last uint16 }
 
-// Rule sends what is addressed to Prefix and Ports to the sockets of Slot.
+// Rule gives what is addressed to Prefix and Ports a value.
 type Rule struct {
 	Prefix netip.Prefix
-	Ports  Ports
+	Ports  Range
 	Proto  Proto
-	Slot   uint8
+	Value  uint32
 }
 
 // Validate checks one rule.
@@ -49,8 +49,6 @@ func (r Rule) Validate() error {
 		return fmt.Errorf("rule %+v: ports are not a range within 1-65535", r)
 	case r.Proto != TCP && r.Proto != UDP:
 		return fmt.Errorf("rule %+v: protocol is neither TCP nor UDP", r)
-	case r.Slot >= Slots:
-		return fmt.Errorf("rule %+v: slot is not below %d", r, Slots)
 	}
 	return nil
 }
@@ -58,7 +56,7 @@ func (r Rule) Validate() error {
 // span is what rules say about some ports of a prefix.
 type span struct {
 	first, last uint16
-	slot        uint8
+	value       uint32
 }
 
 // place is a key of the trie.
@@ -79,7 +77,7 @@ func (a place) covers(b place) bool {
 
 // compile turns rules into what each place's extent says: sorted, disjoint and complete, so that the program
 // needs only the longest prefix. A narrower prefix wins over a wider one port by port. Two rules of the same
-// prefix may not claim a port for different slots.
+// prefix may not claim a port for different values.
 func compile(rules []Rule) (map[place][]span, error) {
 	own := make(map[place][]span)
 	for _, r := range rules {
@@ -87,7 +85,7 @@ func compile(rules []Rule) (map[place][]span, error) {
 			return nil, err
 		}
 		at := place{r.Proto, r.Prefix}
-		own[at] = append(own[at], span{r.Ports.First, r.Ports.Last, r.Slot})
+		own[at] = append(own[at], span{r.Ports.First, r.Ports.Last, r.Value})
 	}
 	places := make([]place, 0, len(own))
 	for at := range own {
@@ -108,8 +106,8 @@ func compile(rules []Rule) (map[place][]span, error) {
 		if len(outer) > 0 {
 			spans = overlay(out[outer[len(outer)-1]], spans)
 		}
-		if len(spans) > portsMax {
-			return nil, fmt.Errorf("%v %v: more than %d port ranges", at.proto, at.prefix, portsMax)
+		if len(spans) > spansMax {
+			return nil, fmt.Errorf("%v %v: more than %d port ranges", at.proto, at.prefix, spansMax)
 		}
 		outer = append(outer, at)
 		out[at] = spans
@@ -117,17 +115,17 @@ func compile(rules []Rule) (map[place][]span, error) {
 	return out, nil
 }
 
-// merge sorts spans and joins those that touch or overlap with one slot.
+// merge sorts spans and joins those that touch or overlap with one value.
 func merge(spans []span) ([]span, error) {
 	slices.SortFunc(spans, func(a, b span) int { return cmp.Compare(a.first, b.first) })
 	out := spans[:0:0]
 	for _, s := range spans {
 		if len(out) > 0 {
 			last := &out[len(out)-1]
-			if s.first <= last.last && s.slot != last.slot {
-				return nil, fmt.Errorf("port %d belongs to slots %d and %d", s.first, last.slot, s.slot)
+			if s.first <= last.last && s.value != last.value {
+				return nil, fmt.Errorf("port %d has the values %d and %d", s.first, last.value, s.value)
 			}
-			if s.slot == last.slot && uint32(s.first) <= uint32(last.last)+1 {
+			if s.value == last.value && uint32(s.first) <= uint32(last.last)+1 {
 				last.last = max(last.last, s.last)
 				continue
 			}
@@ -148,27 +146,39 @@ func overlay(wide, narrow []span) []span {
 		})
 		for ; i < len(narrow) && narrow[i].first <= w.last; i++ {
 			if uint32(narrow[i].first) > next {
-				out = append(out, span{uint16(next), narrow[i].first - 1, w.slot})
+				out = append(out, span{uint16(next), narrow[i].first - 1, w.value})
 			}
 			next = uint32(narrow[i].last) + 1
 		}
 		if next <= uint32(w.last) {
-			out = append(out, span{uint16(next), w.last, w.slot})
+			out = append(out, span{uint16(next), w.last, w.value})
 		}
 	}
-	out, _ = merge(out) // nothing overlaps, so no slots contradict each other
+	out, _ = merge(out) // nothing overlaps, so no values contradict each other
 	return out
 }
 
-// key is the trie's key of the place.
-func (a place) key() dispatchPrefix {
-	k := dispatchPrefix{Bits: 32 + uint32(a.prefix.Bits()), Protocol: uint8(a.proto)}
-	k.Family, k.Address = familyOf(a.prefix.Addr()), words(a.prefix.Addr())
-	return k
+// Key is the key of the prefixes trie: struct prefix of include/ports.h.
+type Key struct {
+	Bits     uint32 // 32 for protocol and family, then those of the address
+	Protocol uint8
+	Family   uint8
+	_        uint16
+	Address  [4]uint32 // network order; IPv4 is the first word alone
 }
 
+// KeyOf returns the key of a prefix.
+func KeyOf(p Proto, prefix netip.Prefix) Key {
+	return Key{
+		Bits: 32 + uint32(prefix.Bits()), Protocol: uint8(p),
+		Family: Family(prefix.Addr()), Address: Words(prefix.Addr()),
+	}
+}
+
+func (a place) key() Key { return KeyOf(a.proto, a.prefix) }
+
 // placeOf is the inverse of key.
-func placeOf(k dispatchPrefix) (place, error) {
+func placeOf(k Key) (place, error) {
 	var raw [16]byte
 	for i, w := range k.Address {
 		binary.NativeEndian.PutUint32(raw[4*i:], w)
@@ -184,16 +194,16 @@ func placeOf(k dispatchPrefix) (place, error) {
 	return place{Proto(k.Protocol), prefix}, nil
 }
 
-// familyOf returns the address family of an address that is not IPv4 mapped into IPv6.
-func familyOf(a netip.Addr) uint8 {
+// Family returns the address family of an address that is not IPv4 mapped into IPv6.
+func Family(a netip.Addr) uint8 {
 	if a.Is4() {
 		return unix.AF_INET
 	}
 	return unix.AF_INET6
 }
 
-// words returns an address as the program sees it: in network order, IPv4 in the first word.
-func words(a netip.Addr) (w [4]uint32) {
+// Words returns an address as a program sees it: in network order, IPv4 in the first word.
+func Words(a netip.Addr) (w [4]uint32) {
 	for i, raw := 0, a.AsSlice(); i < len(raw); i += 4 {
 		w[i/4] = binary.NativeEndian.Uint32(raw[i:])
 	}
