@@ -1,6 +1,8 @@
 package dispatch
 
 import (
+	"time"
+
 	"context"
 	"errors"
 	"fmt"
@@ -51,6 +53,10 @@ func TestPinsOutliveTheDaemon(t *testing.T) {
 	must(t, second.d.Close())
 	must(t, Remove(pins))
 	must(t, Remove(pins))
+	// The kernel detaches a link whose last reference has gone a moment later, from a work queue.
+	for end := time.Now().Add(10 * time.Second); w.ask(t, addrPort(v4, 443)) != "refused" && time.Now().Before(end); {
+		time.Sleep(10 * time.Millisecond)
+	}
 	w.wantAnswer(t, addrPort(v4, 443), "refused")
 	third := w.start(t, "third", pins)
 	w.wantAnswer(t, addrPort(v4, 443), "refused")

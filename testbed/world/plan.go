@@ -12,6 +12,7 @@ const (
 	portGossip     = 7445
 	portMetrics    = 9465
 	portMetricsCtl = 9464
+	portPeer       = 7446
 )
 
 // MetricsAddr is where each node answers on its own loopback: /metrics, /status, /debug/pprof/.

@@ -231,6 +231,11 @@ func (w *World) startEndpoints(ctx context.Context) error {
 
 func (w *World) startControllers(ctx context.Context) error {
 	w.opt.Say("starting %d controller(s)", w.Spec.Controllers.Count)
+	if w.Spec.Controllers.Count > 1 {
+		if err := w.makePeerCertificates(ctx); err != nil {
+			return err
+		}
+	}
 	for n := range w.Spec.Controllers.Count {
 		name := controllerName(n)
 		h := w.hosts[name]
@@ -256,21 +261,36 @@ func (w *World) startControllers(ctx context.Context) error {
 	return nil
 }
 
-// clusterArgs makes several controllers one etcd cluster.
+// clusterArgs makes several controllers keep one store together.
 func (w *World) clusterArgs(n int) []string {
 	if w.Spec.Controllers.Count == 1 {
 		return nil
 	}
+	member := func(i int) string { return netip.AddrPortFrom(w.hosts[controllerName(i)].V4, portPeer).String() }
 	var members []string
 	for i := range w.Spec.Controllers.Count {
-		members = append(members, fmt.Sprintf("%s=https://%s", controllerName(i),
-			netip.AddrPortFrom(w.hosts[controllerName(i)].V4, 7446)))
+		members = append(members, controllerName(i)+"="+member(i))
 	}
-	self := netip.AddrPortFrom(w.hosts[controllerName(n)].V4, 7446)
+	certs := filepath.Join(w.opt.Dir, "peer-certs")
 	return []string{
-		"--etcd-name", controllerName(n), "--etcd-peer-listen", "https://" + self.String(),
-		"--etcd-peer-advertise", "https://" + self.String(), "--etcd-initial-cluster", strings.Join(members, ","),
+		"--etcd-name", controllerName(n), "--etcd-peer-listen", member(n), "--etcd-peer-advertise", member(n),
+		"--etcd-initial-cluster", strings.Join(members, ","), "--etcd-peer-ca", filepath.Join(certs, "ca.pem"),
+		"--etcd-peer-cert", filepath.Join(certs, controllerName(n)+".pem"),
+		"--etcd-peer-key", filepath.Join(certs, controllerName(n)+".key"),
 	}
+}
+
+// makePeerCertificates has the shipped controller make the certificates of its store's members.
+func (w *World) makePeerCertificates(ctx context.Context) error {
+	args := []string{"peer-certs", "--out", filepath.Join(w.opt.Dir, "peer-certs")}
+	for i := range w.Spec.Controllers.Count {
+		args = append(args, fmt.Sprintf("%s=%s", controllerName(i), w.hosts[controllerName(i)].V4))
+	}
+	cmd := w.NS(controllerName(0)).Cmd(ctx, filepath.Join(w.opt.Bin, "nearcast-controller"), args...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("peer-certs: %w: %s", err, out)
+	}
+	return nil
 }
 
 // configurePlaces tells the control plane about pools, regions and sites, as an operator would.
@@ -368,7 +388,12 @@ func (w *World) JoinToken(ctx context.Context, site, node string, roles []string
 
 // CLI runs the shipped CLI on the first controller's machine with the admin's context and returns
 // its standard output.
-func (w *World) CLI(ctx context.Context, args ...string) (string, error) {
+func (w *World) CLI(ctx context.Context, args ...string) (string, error) { return w.CLIVia(ctx, 0, args...) }
+
+// CLIVia is CLI through the n-th controller, counted from 0.
+func (w *World) CLIVia(ctx context.Context, n int, args ...string) (string, error) {
+	server := netip.AddrPortFrom(w.hosts[controllerName(n)].V4, portController).String()
+	args = append([]string{"--server", server}, args...)
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	cmd := w.Fabric.NS(controllerName(0)).Cmd(ctx, filepath.Join(w.opt.Bin, "nearcast"), args...)
@@ -394,10 +419,20 @@ func (w *World) CLIJSON(ctx context.Context, out any, args ...string) error {
 	return nil
 }
 
-// ContextFile is the path of the admin's CLI contexts.
+// ContextFile is the path of the admin's CLI contexts. Of several controllers the one that made the
+// cluster wrote it.
 func (w *World) ContextFile() string {
+	for i := range w.Spec.Controllers.Count {
+		path := filepath.Join(w.opt.Dir, controllerName(i), "admin-context.yaml")
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+	}
 	return filepath.Join(w.opt.Dir, controllerName(0), "admin-context.yaml")
 }
+
+// DataDir is where a machine's daemon keeps its data.
+func (w *World) DataDir(host string) string { return filepath.Join(w.opt.Dir, host) }
 
 // Host returns a machine's plan entry; it must exist.
 func (w *World) Host(name string) Host { return w.hosts[name] }
