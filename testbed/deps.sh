@@ -2,7 +2,7 @@
 # Installs the Debian packages that `make demo` and `make test` need, if any are missing.
 set -euo pipefail
 
-packages=(iproute2 ethtool iputils-ping procps)
+packages=(iproute2 ethtool iputils-ping procps awscli)
 missing=()
 for p in "${packages[@]}"; do
   dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")

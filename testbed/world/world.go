@@ -388,7 +388,9 @@ func (w *World) JoinToken(ctx context.Context, site, node string, roles []string
 
 // CLI runs the shipped CLI on the first controller's machine with the admin's context and returns
 // its standard output.
-func (w *World) CLI(ctx context.Context, args ...string) (string, error) { return w.CLIVia(ctx, 0, args...) }
+func (w *World) CLI(ctx context.Context, args ...string) (string, error) {
+	return w.CLIVia(ctx, 0, args...)
+}
 
 // CLIVia is CLI through the n-th controller, counted from 0.
 func (w *World) CLIVia(ctx context.Context, n int, args ...string) (string, error) {
