@@ -5,6 +5,8 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -17,7 +19,15 @@ import (
 // Three members with certificates of peer-certs become one store.
 func TestPeerCerts(t *testing.T) {
 	dir := t.TempDir()
-	for _, args := range [][]string{{"m1=127.0.0.1,localhost", "m2=127.0.0.1"}, {"m3=127.0.0.1"}} {
+	peers := map[string]string{"m1": freePort(t), "m2": freePort(t), "m3": freePort(t)}
+	member := func(name string) string {
+		host, _, err := net.SplitHostPort(peers[name])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return name + "=" + host
+	}
+	for _, args := range [][]string{{member("m1") + ",localhost", member("m2")}, {member("m3")}} {
 		cmd := newCommand(os.Stderr)
 		cmd.SetArgs(append([]string{"peer-certs", "--out", dir}, args...))
 		if err := cmd.Execute(); err != nil {
@@ -28,7 +38,6 @@ func TestPeerCerts(t *testing.T) {
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Fatalf("key: %v, %v", info, err)
 	}
-	peers := map[string]string{"m1": freePort(t), "m2": freePort(t), "m3": freePort(t)}
 	var list []string
 	for name, addr := range peers {
 		list = append(list, name+"="+addr)
@@ -87,9 +96,12 @@ func eventuallyReady(t *testing.T, addr string) {
 	}
 }
 
+// freePort returns a loopback address that nobody listens on. The host is one of 2^23, so that between
+// here and its use nobody else takes the port, also not as the near end of a connection.
 func freePort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	host := fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(127), rand.IntN(256), 1+rand.IntN(254))
+	l, err := net.Listen("tcp", host+":0")
 	if err != nil {
 		t.Fatal(err)
 	}
