@@ -36,6 +36,10 @@ type Config struct {
 	Advertise string
 	// MetricsListen is the host:port of /metrics, /healthz and /readyz, in plain HTTP. Empty: none.
 	MetricsListen string
+	// AWSListen is the host:port where AWS clients ask, as they ask Global Accelerator. Empty: none.
+	AWSListen string
+	// AWSTLS is the certificate for that. None: plain HTTP, in which requests are signed but readable.
+	AWSTLS TLSFiles
 	// Store says where the store is. An embedded one lies in DataDir/store unless it says otherwise.
 	Store StoreConfig
 	// NewAdminToken gives the operator "admin" a new token at start, as after it was lost, and writes the
@@ -62,7 +66,7 @@ func (c Config) Validate() error {
 		}
 	}
 	for what, addr := range map[string]string{"listen": c.Listen, "advertise": c.Advertise,
-		"metrics listen": c.MetricsListen} {
+		"metrics listen": c.MetricsListen, "AWS listen": c.AWSListen} {
 		if addr == "" {
 			continue
 		}
@@ -73,6 +77,9 @@ func (c Config) Validate() error {
 		if what == "advertise" && unspecified(host) {
 			return fmt.Errorf("advertise address %q has no host that others could reach", addr)
 		}
+	}
+	if (c.AWSTLS.Cert == "") != (c.AWSTLS.Key == "") || c.AWSTLS.CA != "" {
+		return errors.New("the AWS listener needs a certificate and its key, or neither, and no authority")
 	}
 	return c.withDefaults().Store.Validate()
 }

@@ -108,6 +108,13 @@ func (c *Controller) Run(ctx context.Context) error {
 		}
 		defer web.Close()
 	}
+	aws, err := c.listenAWS(ctx)
+	if err != nil {
+		return err
+	}
+	if aws != nil {
+		defer aws.Close()
+	}
 	// The store ends last: what stops has last words to write.
 	storeCtx, stopStore := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopStore()
@@ -132,7 +139,7 @@ func (c *Controller) Run(ctx context.Context) error {
 		}
 	})
 	defer late()
-	err = c.serve(ctx, id, l, web)
+	err = c.serve(ctx, id, l, web, aws)
 	stopStore()
 	if storeErr := <-stored; storeErr != nil {
 		return storeErr
@@ -141,7 +148,7 @@ func (c *Controller) Run(ctx context.Context) error {
 }
 
 // serve runs everything above the store.
-func (c *Controller) serve(ctx context.Context, id string, l, web net.Listener) error {
+func (c *Controller) serve(ctx context.Context, id string, l, web, aws net.Listener) error {
 	g, ctx := errgroup.WithContext(ctx)
 	if web != nil {
 		g.Go(func() error { return c.serveWeb(ctx, web) }) // also while the store forms: probes want to know
@@ -157,6 +164,9 @@ func (c *Controller) serve(ctx context.Context, id string, l, web net.Listener) 
 		g.Go(func() error { return c.authority.Run(ctx, c.own) })
 		g.Go(func() error { return c.fleet.Run(ctx) })
 		g.Go(func() error { return c.audit.Run(ctx, c.fleet.Leading) })
+		if aws != nil {
+			g.Go(func() error { return c.serveAWS(ctx, aws) })
+		}
 		return c.serveCalls(ctx, l)
 	})
 	err := g.Wait()

@@ -23,6 +23,7 @@ type options struct {
 	listen, advertise, metrics string
 	newAdminToken              bool
 	logLevel, logFormat        string
+	awsListen, awsCert, awsKey string
 
 	endpoints                       []string
 	etcdName, etcdInitialCluster    string
@@ -113,6 +114,10 @@ func (o *options) flags(f *pflag.FlagSet) {
 		"`host:port` that nodes and operators are told (default: a guess)")
 	f.StringVar(&o.metrics, "metrics-listen", "127.0.0.1:9464",
 		"`host:port` of /metrics, /healthz and /readyz; empty: none")
+	f.StringVar(&o.awsListen, "aws-listen", "",
+		"`host:port` for AWS clients, which ask it as they ask Global Accelerator; empty: none")
+	f.StringVar(&o.awsCert, "aws-cert", "", "`file`: certificate of --aws-listen; none: plain HTTP")
+	f.StringVar(&o.awsKey, "aws-key", "", "`file`: its private key")
 	f.BoolVar(&o.newAdminToken, "new-admin-token", false, `give the operator "admin" a new token at start`)
 	f.StringSliceVar(&o.endpoints, "etcd-endpoints", nil,
 		"`URLs` of an external etcd; none: the store runs in this process")
@@ -142,6 +147,7 @@ func (o *options) flags(f *pflag.FlagSet) {
 func (o *options) build() (controlplane.Config, error) {
 	cfg := controlplane.Config{
 		Cluster: o.cluster, DataDir: o.dataDir, ID: o.id, Listen: o.listen, Advertise: o.advertise,
+		AWSListen: o.awsListen, AWSTLS: controlplane.TLSFiles{Cert: o.awsCert, Key: o.awsKey},
 		MetricsListen: o.metrics, NewAdminToken: o.newAdminToken, Version: version,
 		Store: controlplane.StoreConfig{
 			Name: o.etcdName, PeerListen: o.peerListen, PeerAdvertise: o.peerAdvertise,

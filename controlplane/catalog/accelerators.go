@@ -88,6 +88,17 @@ func (c *Catalog) Accelerator(ctx context.Context, id model.AcceleratorID) (mode
 
 // ListAccelerators returns a page and the token of the next, empty after the last.
 func (c *Catalog) ListAccelerators(ctx context.Context, p PageOptions) ([]model.Accelerator, string, error) {
+	return c.listAccelerators(ctx, p, nil)
+}
+
+// ListAcceleratorsOf is ListAccelerators for one project.
+func (c *Catalog) ListAcceleratorsOf(ctx context.Context, project string,
+	p PageOptions) ([]model.Accelerator, string, error) {
+	return c.listAccelerators(ctx, p, func(a *model.Accelerator) bool { return a.Project == project })
+}
+
+func (c *Catalog) listAccelerators(ctx context.Context, p PageOptions,
+	keep func(*model.Accelerator) bool) ([]model.Accelerator, string, error) {
 	var revisions map[model.AcceleratorID]uint64
 	out := func(o *objects, a *model.Accelerator) model.Accelerator { // acceleratorOut, for many
 		if revisions == nil {
@@ -97,7 +108,7 @@ func (c *Catalog) ListAccelerators(ctx context.Context, p PageOptions) ([]model.
 		shown.Revision = max(shown.Revision, revisions[a.ID])
 		return shown
 	}
-	return list(c, ctx, p, acceleratorsOf, nil, out)
+	return list(c, ctx, p, acceleratorsOf, keep, out)
 }
 
 func acceleratorsOf(o *objects) *table[model.AcceleratorID, model.Accelerator] {

@@ -68,7 +68,15 @@ type Error struct {
 	Reason  Reason
 	Message string            // one sentence, lower case
 	Fields  model.FieldErrors // what is wrong with the request, field by field; may be empty
+	Ports   *PortConflict     // with ReasonInvalidPortRange, if another listener has the ports
 	Err     error             // the cause below, if there is one
+}
+
+// PortConflict says which ports of a request another listener has already.
+type PortConflict struct {
+	Range, Taken model.PortRange
+	Listener     model.ListenerID
+	Accelerator  model.AcceleratorID // that listener's
 }
 
 func (e *Error) Error() string {

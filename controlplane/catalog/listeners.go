@@ -166,9 +166,11 @@ func (o *objects) checkPorts(id model.ListenerID) error {
 					if other.Accelerator != l.Accelerator {
 						whose = fmt.Sprintf("of accelerator %s, which has the same addresses", other.Accelerator)
 					}
-					return field(ReasonInvalidPortRange, fmt.Sprintf("listener.port_ranges[%d]", i),
+					e := field(ReasonInvalidPortRange, fmt.Sprintf("listener.port_ranges[%d]", i),
 						"%v %d-%d overlaps with %d-%d of listener %s %s; choose other ports",
 						other.Protocol&l.Protocol, r.From, r.To, r2.From, r2.To, other.ID, whose)
+					e.Ports = &PortConflict{r, r2, other.ID, other.Accelerator}
+					return e
 				}
 			}
 		}

@@ -46,6 +46,7 @@ controlplane/access:     proto/model proto/nearcast/v1 proto/identity controlpla
 controlplane/enroll:     proto/model proto/nearcast/v1 proto/identity controlplane/store controlplane/catalog
 controlplane/fleet:      proto/model proto/nearcast/v1 proto/identity controlplane/store controlplane/catalog controlplane/health controlplane/snapshot controlplane/access controlplane/enroll
 controlplane/admin:      proto/model proto/nearcast/v1 proto/identity controlplane/store controlplane/catalog controlplane/health controlplane/access controlplane/fleet controlplane/enroll
+controlplane/awsapi:     proto/model proto/nearcast/v1 proto/identity controlplane/catalog controlplane/access
 controlplane:            proto/* controlplane/*
 
 cmd/nearcast-edge:       edge proto/*
