@@ -23,6 +23,7 @@ type carrier struct {
 	slot   uint   // its bit in Stream.used; unique in the tunnel as long as it lives
 
 	load       atomic.Int64 // bytes of its streams that the peer has not consumed
+	room       atomic.Int64 // its congestion window, bytes, as last seen
 	lastRead   atomic.Int64 // when bytes last came (env.now)
 	stalled    atomic.Bool  // silent for too long
 	recovering atomic.Bool  // the kernel repairs a loss

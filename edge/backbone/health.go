@@ -2,7 +2,7 @@ package backbone
 
 import (
 	"context"
-	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,9 +22,12 @@ type health struct {
 	nextPing   time.Duration
 	from       time.Duration // silence does not count before
 	evacuated  bool          // since it has stalled
+	paced      bool
 	warmed     bool
-	warmedAt   time.Duration
-	peak       int // the largest congestion window since the last loss, bytes
+	warmAgain  time.Duration // not before
+	warmTries  int
+	queueUntil time.Duration // the path's queue was full before
+	peak       int           // the largest congestion window since the last loss, bytes
 	bbr        bool
 	leaveUntil time.Duration // edge: when a carrier that said LEAVE is closed at the latest
 }
@@ -82,6 +85,7 @@ type watcher struct {
 	loss     float32 // share of segments repeated, smoothed
 	segments uint64  // since loss was last updated
 	repeated uint64
+	warming  *carrier      // the one that is sent padding on
 	cleanAt  time.Duration // since when there is no loss
 	bbr      bool          // the carriers should use it
 }
@@ -146,7 +150,7 @@ func (t *tunnel) look(now time.Duration) {
 		t.lookPing(c, now)
 		load := c.load.Load()
 		loaded = loaded || load > 0
-		if load >= carrierBusy {
+		if load >= max(carrierBusy, c.room.Load()+carrierBusy/2) { // more than may be under way
 			busy++
 		}
 		if rtt, _ := c.health.rtt(); rtt > 0 && c.rank() < 2 && (best == 0 || rtt < best) {
@@ -205,13 +209,19 @@ func (t *tunnel) lookTCP(c *carrier, now time.Duration) {
 		c.sweepShort()
 		return
 	}
-	w.segments += uint64(s.segments - last.segments)
-	w.repeated += uint64(s.repeated - last.repeated)
+	c.room.Store(int64(s.cwndBytes))
+	// Losses with a full queue on the path are our own doing: more carriers would make them worse.
+	if s.rtt-s.minRTT > s.minRTT/4+longRTT {
+		h.queueUntil = now + 4*s.rtt + ownLoss
+	}
+	if now > h.queueUntil {
+		w.segments += uint64(s.segments - last.segments)
+		w.repeated += uint64(s.repeated - last.repeated)
+	}
 	recovering := s.caState >= tcpRecovery || s.backoff > 0
 	c.recovering.Store(recovering)
 	if recovering {
 		t.reinject(c)
-		c.warm(0)
 		h.peak = 0 // what the path carries is less than what we had
 	} else {
 		c.sweepShort()
@@ -220,25 +230,58 @@ func (t *tunnel) lookTCP(c *carrier, now time.Duration) {
 	if w.bbr != h.bbr && t.env.CongestionControl == "" {
 		h.bbr = w.bbr
 		chooseCongestionControl(c.raw, w.bbr)
+		h.warmed, h.warmTries, h.warmAgain = false, 0, 0 // it knows the path anew
 	}
-	if t.env.Warm <= 0 || s.rtt < warmRTT || c.load.Load() > 0 {
-		return
-	}
-	if os.Getenv("XWARM") != "" && t.load() > 0 {
-		return
-	}
-	faded := s.cwndBytes < h.peak/2 && now-h.warmedAt > warmAgain && w.loss < lossSome
-	if !h.warmed || faded { // a window fades when the kernel counts a carrier as idle
-		h.warmed, h.warmedAt = true, now
-		c.warm(t.env.Warm)
+	if s.rtt >= longRTT {
+		t.prepare(c, &s, now)
 	}
 }
 
+// prepare makes a carrier of a long path ready for large bursts: it is paced, and warmed with
+// padding while the tunnel has nothing better to do.
+func (t *tunnel) prepare(c *carrier, s *tcpSample, now time.Duration) {
+	w, h := &t.watcher, &c.health
+	if !h.paced {
+		h.paced = true
+		paceSocket(c.raw)
+	}
+	if t.env.Warm <= 0 {
+		return
+	}
+	if w.warming == c {
+		switch {
+		case c.warmth() <= 0 && s.unacked <= warmRest || now > h.warmAgain:
+			w.warming = nil
+		case s.caState >= tcpRecovery && !h.bbr:
+			c.warm(0) // the window is as large as this path lets it be now; perhaps later
+			h.warmed, w.warming = false, nil
+		}
+		return
+	}
+	busy := w.warming != nil && slices.Contains(t.carriers(), w.warming) || t.load() > 0
+	faded := s.cwndBytes < h.peak/2 && w.loss < lossSome // as windows of idle carriers do
+	if busy || h.warmed && !faded || h.warmTries >= warmTriesMax || now < h.warmAgain {
+		return // padding must not stand in the way of anything
+	}
+	h.warmed, h.warmAgain = true, now+warmFor
+	h.warmTries++
+	w.warming = c
+	c.warm(t.env.Warm)
+}
+
+// load returns the bytes of all streams that the peer has not consumed.
 func (t *tunnel) load() (n int64) {
 	for _, c := range t.carriers() {
 		n += c.load.Load()
 	}
 	return n
+}
+
+// warmth returns how much padding is left to send.
+func (c *carrier) warmth() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.warmLeft
 }
 
 // warm sends n bytes of padding when there is nothing else to send.

@@ -59,11 +59,16 @@ const (
 	shrinkAfter         = time.Minute            // of fewer carriers being wanted
 	strangeEvery        = 100 * time.Millisecond // a RESET for one stream that is over
 	notifyEvery         = 10 * time.Millisecond
-	warmRTT             = 5 * time.Millisecond // of paths worth warming
-	warmAgain           = time.Minute          // at most so often, when a window has faded
-	lossSegments        = 500                  // that the loss estimate looks back on, about
-	finishTimeout       = time.Second          // for the last frame of a carrier to be written
-	leaveTimeout        = 2 * time.Second      // for a carrier that said LEAVE to end
+	longRTT             = 5 * time.Millisecond   // of paths worth warming and pacing
+	warmFor             = 5 * time.Second        // one carrier of a tunnel warms up at a time, at most so long
+	warmRest            = 32 << 10               // bytes unacknowledged at which it is done
+	warmTriesMax        = 5                      // of a carrier
+	ownLoss             = 200 * time.Millisecond // losses are told after the queue that made them has gone
+	lossSegments        = 500                    // that the loss estimate looks back on, about
+	finishTimeout       = time.Second            // for the last frame of a carrier to be written
+	leaveTimeout        = 2 * time.Second        // for a carrier that said LEAVE to end
+
+	pacingRateMax = 1 << 40 // bytes a second: any number turns pacing on, this one limits nothing
 
 	// The loss at which more carriers, and another congestion control, pay
 	// (measured over 80 ms with 20 Mbit/s: at 0.5 % sixteen carriers had the shortest tail).

@@ -22,6 +22,7 @@ type tcpSample struct {
 	backoff     uint8
 	rtt, minRTT time.Duration
 	cwndBytes   int
+	unacked     int    // bytes
 	segments    uint32 // sent with data, ever, repeated ones included
 	repeated    uint32
 }
@@ -38,6 +39,7 @@ func sampleTCP(conn net.Conn) (s tcpSample) {
 			rtt:       time.Duration(info.Rtt) * time.Microsecond,
 			minRTT:    time.Duration(info.Min_rtt) * time.Microsecond,
 			cwndBytes: int(info.Snd_cwnd) * int(info.Snd_mss),
+			unacked:   int(info.Unacked) * int(info.Snd_mss),
 			segments:  info.Data_segs_out, repeated: info.Total_retrans,
 		}
 	})
@@ -58,10 +60,10 @@ func setupSocket(conn net.Conn, congestionControl string, log *slog.Logger) {
 		if err != nil {
 			log.Debug("carrier without TCP_NOTSENT_LOWAT", "error", err)
 		}
-		if os.Getenv("XPACE") != "" {
-			unix.SetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_MAX_PACING_RATE, 1<<40)
-		}
 		if congestionControl == "" {
+			// Until loss is known, whatever the host's default: BBR stalls a shared connection for
+			// 200 ms now and then to measure the round trip.
+			_ = unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, "cubic")
 			return
 		}
 		err = unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, congestionControl)
@@ -80,6 +82,14 @@ func chooseCongestionControl(conn net.Conn, bbr bool) {
 	}
 	control(conn, func(fd int) {
 		_ = unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, name)
+	})
+}
+
+// paceSocket has the kernel spread what a congestion window allows over the round trip. A window that
+// is open after a pause would else leave at line rate, and overflow the first queue it meets.
+func paceSocket(conn net.Conn) {
+	control(conn, func(fd int) {
+		_ = unix.SetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_MAX_PACING_RATE, pacingRateMax)
 	})
 }
 

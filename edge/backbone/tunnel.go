@@ -128,20 +128,23 @@ func (t *tunnel) wake() {
 }
 
 // pick returns the carrier for what comes next: the least loaded of those that are fit, or of the
-// others when none is. It never returns not; nil means that there is none.
+// others when none is; of those that are idle the one with the largest congestion window, which is
+// the one that was used most. It never returns not; nil means that there is none.
 func (t *tunnel) pick(not *carrier) *carrier {
 	list := t.carriers()
 	var best *carrier
-	bestRank, bestLoad := 0, int64(0)
+	var bestRank int
+	var bestLoad, bestRoom int64
 	from := int(t.turn.Add(1))
 	for i := range list {
 		c := list[(from+i)%len(list)]
-		if c == not || c.gone.Load() { // it is delisted only when its reader has ended
+		if c == not {
 			continue
 		}
-		rank, load := c.rank(), c.load.Load()
-		if best == nil || rank < bestRank || rank == bestRank && load < bestLoad {
-			best, bestRank, bestLoad = c, rank, load
+		rank, load, room := c.rank(), c.load.Load(), c.room.Load()
+		if best == nil || rank < bestRank ||
+			rank == bestRank && (load < bestLoad || load == bestLoad && room > bestRoom) {
+			best, bestRank, bestLoad, bestRoom = c, rank, load, room
 		}
 	}
 	return best

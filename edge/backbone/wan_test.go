@@ -56,7 +56,7 @@ func newWanWorld(b *testing.B, loss float64, handle func(*Stream, *wire.Open) Si
 }
 
 // settle gives carriers a moment to warm up and find out about the path.
-func settle() { time.Sleep(4 * time.Second) }
+func settle() { time.Sleep(25 * time.Second) }
 
 func quantiles(b *testing.B, d []time.Duration, unit string) {
 	slices.Sort(d)
@@ -92,7 +92,7 @@ func BenchmarkWANDownload(b *testing.B) {
 				settle()
 				var took []time.Duration
 				b.ResetTimer()
-				for range 12 * b.N {
+				for range 24 * b.N {
 					d := newDrain()
 					begin := time.Now()
 					s, err := w.pool.Open("gw-1", wire.Open{}, d)
