@@ -215,6 +215,8 @@ func connect(ctx context.Context, mode model.ClientAddressMode, open *wire.Open,
 			return nil, errFamily
 		}
 		from, d.Control = open.Src, transparent
+	} else {
+		d.Control = boundBuffer
 	}
 	conn, err := d.DialTCP(ctx, "tcp", from, to)
 	if err != nil {
@@ -237,9 +239,20 @@ func connect(ctx context.Context, mode model.ClientAddressMode, open *wire.Open,
 	return conn, nil
 }
 
+// boundBuffer bounds what the kernel holds of a connection that the endpoint does not read.
+func boundBuffer(_, _ string, c syscall.RawConn) error {
+	return c.Control(func(fd uintptr) {
+		// Without it everything works, and stalled flows cost more kernel memory.
+		_ = unix.SetsockoptInt(int(fd), unix.SOL_TCP, unix.TCP_NOTSENT_LOWAT, notsentLowat)
+	})
+}
+
 // transparent lets a socket have an address that is not this machine's, and one that another socket
 // has towards another endpoint.
-func transparent(network, _ string, c syscall.RawConn) error {
+func transparent(network, address string, c syscall.RawConn) error {
+	if err := boundBuffer(network, address, c); err != nil {
+		return err
+	}
 	level, option := unix.SOL_IP, unix.IP_TRANSPARENT
 	if network == "tcp6" {
 		level, option = unix.SOL_IPV6, unix.IPV6_TRANSPARENT

@@ -64,7 +64,7 @@ func (m *metrics) register(r prometheus.Registerer) error {
 	return nil
 }
 
-// control sets the options of a listening socket before it is bound.
+// control sets the options of a listening socket before it is bound. Its connections inherit them.
 func control(_, _ string, c syscall.RawConn) error {
 	var err error
 	cerr := c.Control(func(fd uintptr) {
@@ -77,6 +77,7 @@ func control(_, _ string, c syscall.RawConn) error {
 			{unix.SOL_TCP, unix.TCP_KEEPIDLE, keepAliveIdle, "TCP_KEEPIDLE"},
 			{unix.SOL_TCP, unix.TCP_KEEPINTVL, keepAliveInterval, "TCP_KEEPINTVL"},
 			{unix.SOL_TCP, unix.TCP_KEEPCNT, keepAliveCount, "TCP_KEEPCNT"},
+			{unix.SOL_TCP, unix.TCP_NOTSENT_LOWAT, notsentLowat, "TCP_NOTSENT_LOWAT"},
 		} {
 			if e := unix.SetsockoptInt(int(fd), o.level, o.name, o.value); e != nil && err == nil {
 				err = fmt.Errorf("set %s: %w", o.what, e)

@@ -348,9 +348,14 @@ func (f *tcpFlow) end(reason wire.ResetReason) {
 	f.End(reason)
 }
 
-// Ended is called once, when the flow is over.
+// Ended is called when the flow is over: by its Pair, by its Splice, or by both if it was ended while it
+// became a Splice.
 func (f *tcpFlow) Ended(end pump.End) {
 	f.mu.Lock()
+	if f.over {
+		f.mu.Unlock()
+		return
+	}
 	f.over = true
 	local, pass := f.local, f.pass
 	f.cond.Broadcast()
