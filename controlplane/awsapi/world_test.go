@@ -133,3 +133,10 @@ func jsonOf(t testing.TB, v any) string {
 	t.Helper()
 	return string(must[[]byte](t)(json.Marshal(v)))
 }
+
+// nil1 and nil2 are a fleet that has done nothing yet.
+func nil1(model.Accelerator) bool { return false }
+
+func nil2(model.GroupID, model.EndpointID) (model.HealthState, string) {
+	return model.HealthInitial, ""
+}
