@@ -111,6 +111,87 @@ func TestConfigurationThroughTheAPI(t *testing.T) {
 	wantCode(t, "a parent where there is none", err, codes.InvalidArgument)
 }
 
+// What a guard refuses is done when it is forced, and the audit log says that it was (R-CF3).
+func TestForce(t *testing.T) {
+	c := start(t)
+	ctx := t.Context()
+	o := adminOf(t, c.cfg.DataDir, c.addr)
+	o.furnish(t)
+	_, g := o.accelerate(t, "web", "eu", "198.18.0.1")
+	more := []*v1.Endpoint{{Id: "198.18.0.2"}, {Id: "198.18.0.3"}}
+	onNodes := must[*v1.Pool](t)(o.CreatePool(ctx, &v1.CreatePoolRequest{Pool: &v1.Pool{
+		Name: "ams-only", Kind: v1.PoolKind_POOL_KIND_NODE, Sites: []string{"ams"}}}))
+	must[*v1.Accelerator](t)(o.CreateAccelerator(ctx, &v1.CreateAcceleratorRequest{Accelerator: &v1.Accelerator{
+		Name: "direct", Enabled: true, Pools: []string{onNodes.GetName()}}}))
+	ams := o.join(t, c.addr, "n1", "ams")
+	restore := func() {
+		must[*v1.Node](t)(o.UpdateNode(ctx, &v1.UpdateNodeRequest{
+			Node:       &v1.Node{Id: ams.id, State: v1.NodeState_NODE_STATE_ACTIVE},
+			UpdateMask: mask("state")}))
+		must[*v1.Pool](t)(o.UpdatePool(ctx, &v1.UpdatePoolRequest{Pool: onNodes, UpdateMask: mask("sites")}))
+	}
+	refill := func() {
+		must[*v1.EndpointGroup](t)(o.AddEndpoints(ctx, &v1.AddEndpointsRequest{GroupId: g.GetId(), Endpoints: more}))
+	}
+	for _, change := range []struct {
+		name   string
+		before func()
+		call   func(force bool) error
+	}{
+		{"RemoveEndpoints", refill, func(force bool) error {
+			_, err := o.RemoveEndpoints(ctx, &v1.RemoveEndpointsRequest{GroupId: g.GetId(),
+				EndpointIds: []string{"198.18.0.2", "198.18.0.3"}, Force: force})
+			return err
+		}},
+		{"UpdateEndpointGroup", refill, func(force bool) error {
+			_, err := o.UpdateEndpointGroup(ctx, &v1.UpdateEndpointGroupRequest{
+				Group: &v1.EndpointGroup{Id: g.GetId()}, UpdateMask: mask("endpoints"), Force: force})
+			return err
+		}},
+		{"UpdatePool", restore, func(force bool) error {
+			_, err := o.UpdatePool(ctx, &v1.UpdatePoolRequest{
+				Pool:       &v1.Pool{Name: onNodes.GetName(), Sites: []string{"nyc"}},
+				UpdateMask: mask("sites"), Force: force})
+			return err
+		}},
+		{"UpdateNode", restore, func(force bool) error {
+			_, err := o.UpdateNode(ctx, &v1.UpdateNodeRequest{
+				Node:       &v1.Node{Id: ams.id, State: v1.NodeState_NODE_STATE_DRAINING},
+				UpdateMask: mask("state"), Force: force})
+			return err
+		}},
+		{"DeleteNode", restore, func(force bool) error {
+			_, err := o.DeleteNode(ctx, &v1.DeleteRequest{Id: ams.id, Force: force})
+			return err
+		}},
+	} {
+		change.before()
+		err := change.call(false)
+		wantCode(t, change.name, err, codes.FailedPrecondition)
+		if got := reasonOf(err); got != "Guard" || !strings.Contains(err.Error(), "force") {
+			t.Errorf("%s: reason %q, %v", change.name, got, err)
+		}
+		wantCode(t, change.name+" by force", change.call(true), codes.OK)
+		entry := must[*v1.ListAuditResponse](t)(o.ListAudit(ctx, &v1.ListRequest{PageSize: 1})).GetEntries()[0]
+		if entry.GetMethod() != change.name || !strings.Contains(entry.GetRequest(), `"force":`) {
+			t.Errorf("%s by force is in the audit log as %v", change.name, entry)
+		}
+	}
+	// It overrides no other rule.
+	_, err := o.RemoveEndpoints(ctx, &v1.RemoveEndpointsRequest{GroupId: g.GetId(), Force: true})
+	wantCode(t, "no endpoints by force", err, codes.InvalidArgument)
+}
+
+// reasonOf returns the reason in an error's details.
+func reasonOf(err error) string {
+	for _, d := range status.Convert(err).Details() {
+		if info, ok := d.(*errdetails.ErrorInfo); ok {
+			return info.GetReason()
+		}
+	}
+	return ""
+}
+
 func TestRolesAndAudit(t *testing.T) {
 	c := start(t)
 	ctx := t.Context()

@@ -27,8 +27,11 @@ pools, sites, regions and targets. Applying the same file again changes nothing.
 
 What the file does not name is left alone. With --prune, listeners, groups and endpoints that are below
 an accelerator of the file, in a list that the file has, and are not in it are deleted; nothing else is
-ever deleted. A field that is left out has its default, except tags, pools, addresses and lists of
-listeners, groups and endpoints, which are then not touched.
+ever deleted. A step that would leave fewer than half of a group's endpoints, or an enabled accelerator
+without an active edge, is refused without --force.
+
+A field that is left out has its default, except tags, pools, addresses and lists of listeners, groups
+and endpoints, which are then not touched.
 
   regions:
     - {name: eu-fra-1, description: Frankfurt}
@@ -58,6 +61,7 @@ listeners, groups and endpoints, which are then not touched.
 	f.BoolVar(&v.dryRun, "dry-run", false, "only show what would change")
 	f.BoolVar(&v.exitCode, "exit-code", false, "with --dry-run: exit with 3 if something would change")
 	f.BoolVar(&v.prune, "prune", false, "delete what is below accelerators of the file and not in it")
+	addForce(cmd, &v.force, forceShrink+", or "+forceServed)
 	c.addYes(cmd)
 	c.addWait(cmd)
 	return need(cmd, "filename")
@@ -66,6 +70,7 @@ listeners, groups and endpoints, which are then not touched.
 type applyFlags struct {
 	file                    string
 	dryRun, exitCode, prune bool
+	force                   bool
 }
 
 func (c *cli) apply(ctx context.Context, v applyFlags) error {
@@ -95,7 +100,7 @@ func (c *cli) apply(ctx context.Context, v applyFlags) error {
 		return err
 	}
 	for i, step := range plan.Steps {
-		if err := s.execute(ctx, step); err != nil {
+		if err := s.execute(ctx, step, v.force); err != nil {
 			return &stepError{step, i, len(plan.Steps), err}
 		}
 		if c.flags.output == "table" {
@@ -183,13 +188,13 @@ func (s *session) state(ctx context.Context) (*manifest.State, error) {
 	return &st, err
 }
 
-// execute makes the call of a step.
-func (s *session) execute(ctx context.Context, step *manifest.Step) error {
+// execute makes the call of a step. force overrides the controller's guards.
+func (s *session) execute(ctx context.Context, step *manifest.Step, force bool) error {
 	switch step.Verb {
 	case manifest.Create:
 		return s.executeCreate(ctx, step)
 	case manifest.Update:
-		return s.executeUpdate(ctx, step)
+		return s.executeUpdate(ctx, step, force)
 	}
 	var err error
 	req := &pb.DeleteRequest{Id: step.Self.ID}
@@ -232,13 +237,14 @@ func (s *session) executeCreate(ctx context.Context, step *manifest.Step) (err e
 	return err
 }
 
-func (s *session) executeUpdate(ctx context.Context, step *manifest.Step) (err error) {
+func (s *session) executeUpdate(ctx context.Context, step *manifest.Step, force bool) (err error) {
 	mask, rev := maskOf(step.Mask...), step.Revision
 	switch o := proto.Clone(step.Object).(type) {
 	case *pb.Site:
 		_, err = s.UpdateSite(ctx, &pb.UpdateSiteRequest{Site: o, UpdateMask: mask, ExpectedRevision: rev})
 	case *pb.Pool:
-		_, err = s.UpdatePool(ctx, &pb.UpdatePoolRequest{Pool: o, UpdateMask: mask, ExpectedRevision: rev})
+		_, err = s.UpdatePool(ctx,
+			&pb.UpdatePoolRequest{Pool: o, UpdateMask: mask, ExpectedRevision: rev, Force: force})
 	case *pb.Target:
 		_, err = s.UpdateTarget(ctx, &pb.UpdateTargetRequest{Target: o, UpdateMask: mask, ExpectedRevision: rev})
 	case *pb.Accelerator:
@@ -252,7 +258,7 @@ func (s *session) executeUpdate(ctx context.Context, step *manifest.Step) (err e
 	case *pb.EndpointGroup:
 		o.Id = step.Self.ID
 		_, err = s.UpdateEndpointGroup(ctx,
-			&pb.UpdateEndpointGroupRequest{Group: o, UpdateMask: mask, ExpectedRevision: rev})
+			&pb.UpdateEndpointGroupRequest{Group: o, UpdateMask: mask, ExpectedRevision: rev, Force: force})
 	}
 	return err
 }

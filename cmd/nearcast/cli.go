@@ -307,6 +307,17 @@ func (c *cli) addYes(cmd *cobra.Command) {
 	cmd.Flags().BoolVarP(&c.flags.yes, "yes", "y", false, "do not ask")
 }
 
+// addForce gives a command that a guard of the controller may refuse the flag that overrides it.
+func addForce(cmd *cobra.Command, force *bool, also string) {
+	cmd.Flags().BoolVar(force, "force", false, "also if "+also)
+}
+
+// What --force lets through.
+const (
+	forceShrink = "it leaves fewer than half of a group's endpoints"
+	forceServed = "no active edge is left for an enabled accelerator"
+)
+
 var errNotConfirmed = errors.New("not confirmed, so nothing was changed; --yes does not ask")
 
 // confirm asks whoever sits there. Without a terminal there is nobody, and the command was the word.

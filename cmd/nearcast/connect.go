@@ -222,6 +222,8 @@ func hintOf(code codes.Code, reason, where string) string {
 	switch reason { // names as AWS Global Accelerator has them
 	case "AcceleratorNotDisabled":
 		return "Disable it first with: nearcast accelerator disable NAME (or delete it with --cascade)"
+	case "Guard":
+		return "So much at once may be a mistake. If it is not, repeat the command with --force."
 	case "AssociatedListenerFound", "AssociatedEndpointGroupFound":
 		return "Delete what is below it first, or delete it with --cascade."
 	}

@@ -95,13 +95,17 @@ func (c *cli) endpointSet() *cobra.Command {
 }
 
 func (c *cli) endpointRemove() *cobra.Command {
-	var group string
+	var (
+		group string
+		force bool
+	)
 	cmd := &cobra.Command{
 		Use: "remove ENDPOINT…", Aliases: []string{"rm", "delete"}, Short: "Take endpoints out of a group",
 		Long: "Take endpoints out of a group. Flows that they have are not cut; set their weight to 0 first to\n" +
-			"let them drain.",
+			"let them drain. To leave fewer than half of several at once takes --force.",
 		Example: "  nearcast endpoint remove --group web:443@eu-fra-1 10.0.0.1\n" +
-			"  nearcast endpoint rm -g web@eu-fra-1 10.0.0.2 --yes",
+			"  nearcast endpoint rm -g web@eu-fra-1 10.0.0.2 --yes\n" +
+			"  nearcast endpoint rm -g web@eu-fra-1 10.0.0.2 10.0.0.3 --force",
 		Args: atLeast("ENDPOINT"), ValidArgsFunction: c.completeEndpoints(&group),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.changeGroup(cmd.Context(), func(ctx context.Context, s *session) (*pb.EndpointGroup, error) {
@@ -112,11 +116,14 @@ func (c *cli) endpointRemove() *cobra.Command {
 				if err := c.confirm("Remove %s from group %s (%s)?", few(args), g.GetId(), g.GetRegion()); err != nil {
 					return nil, err
 				}
-				return s.RemoveEndpoints(ctx, &pb.RemoveEndpointsRequest{GroupId: g.GetId(), EndpointIds: args})
+				return s.RemoveEndpoints(ctx, &pb.RemoveEndpointsRequest{
+					GroupId: g.GetId(), EndpointIds: args, Force: force,
+				})
 			})
 		},
 	}
 	c.addGroupFlag(cmd, &group)
+	addForce(cmd, &force, forceShrink)
 	c.addYes(cmd)
 	c.addWait(cmd)
 	return need(cmd, "group")

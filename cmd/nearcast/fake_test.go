@@ -369,6 +369,11 @@ func (f *fake) UpdateEndpointGroup(_ context.Context, r *pb.UpdateEndpointGroupR
 	if err != nil {
 		return nil, err
 	}
+	after := proto.Clone(g).(*pb.EndpointGroup)
+	applyMask(after, r.GetGroup(), r.GetUpdateMask())
+	if err := guarded(g, len(after.Endpoints), r.Force); err != nil {
+		return nil, err
+	}
 	applyMask(g, r.GetGroup(), r.GetUpdateMask())
 	return g, nil
 }
@@ -419,6 +424,19 @@ func (f *fake) RemoveEndpoints(_ context.Context, r *pb.RemoveEndpointsRequest) 
 	if err != nil {
 		return nil, err
 	}
-	g.Endpoints = slices.DeleteFunc(g.Endpoints, func(e *pb.Endpoint) bool { return slices.Contains(r.EndpointIds, e.Id) })
+	left := filter(g.Endpoints, func(e *pb.Endpoint) bool { return !slices.Contains(r.EndpointIds, e.Id) })
+	if err := guarded(g, len(left), r.Force); err != nil {
+		return nil, err
+	}
+	g.Endpoints = left
 	return g, nil
+}
+
+// guarded refuses what takes away too many of a group's endpoints, like a controller.
+func guarded(g *pb.EndpointGroup, left int, force bool) error {
+	if was := len(g.Endpoints); !force && was >= 2 && 2*left < was {
+		return withReason(codes.FailedPrecondition, "Guard", fmt.Sprintf(
+			"this would leave %d of %d endpoints in group %s; force it if that is meant", left, was, g.Id))
+	}
+	return nil
 }

@@ -174,8 +174,9 @@ func (c *cli) poolCreate() *cobra.Command {
 
 func (c *cli) poolUpdate() *cobra.Command {
 	var (
-		pool pb.Pool
-		rev  uint64
+		pool  pb.Pool
+		rev   uint64
+		force bool
 	)
 	cmd := &cobra.Command{
 		Use: "update POOL", Aliases: []string{"set"}, Short: "Replace a pool's networks or sites",
@@ -193,7 +194,7 @@ func (c *cli) poolUpdate() *cobra.Command {
 				return err
 			}
 			made, err := s.UpdatePool(cmd.Context(), &pb.UpdatePoolRequest{
-				Pool: &pool, UpdateMask: maskOf(mask...), ExpectedRevision: rev,
+				Pool: &pool, UpdateMask: maskOf(mask...), ExpectedRevision: rev, Force: force,
 			})
 			if err != nil {
 				return err
@@ -204,6 +205,7 @@ func (c *cli) poolUpdate() *cobra.Command {
 	cmd.Flags().StringSliceVar(&pool.Prefixes, "prefix", nil, "`network` of an anycast pool; all of them")
 	cmd.Flags().StringSliceVar(&pool.Sites, "site", nil, "`site` whose nodes serve a node pool; all of them")
 	addRevision(cmd, &rev)
+	addForce(cmd, &force, forceServed)
 	mustComplete(cmd, "site", c.completeSites())
 	return cmd
 }
@@ -355,6 +357,18 @@ func parsePlace(text string) (latitude, longitude float64, err error) {
 }
 
 func (c *cli) nodeCommand() *cobra.Command {
+	var force bool
+	forget := c.deleteCommand("NODE", "Forget a node; its certificate is refused from then on",
+		"nearcast node delete fra-1",
+		c.completeNodes(), func(ctx context.Context, s *session, ref string) (string, error) {
+			n, err := s.node(ctx, ref)
+			return n.GetId(), err
+		}, func(ctx context.Context, s *session, r *pb.DeleteRequest) error {
+			r.Force = force
+			_, err := s.DeleteNode(ctx, r)
+			return err
+		})
+	addForce(forget, &force, forceServed)
 	return c.noun("node", "Machines that run the edge daemon",
 		"  nearcast node list\n  nearcast node drain fra-1", []string{"nodes"},
 		getCommand(c, "NODE", "nearcast node get fra-1", c.completeNodes(),
@@ -368,15 +382,7 @@ func (c *cli) nodeCommand() *cobra.Command {
 		c.nodeState("restore", "Let a drained node take flows again", pb.NodeState_NODE_STATE_ACTIVE, ""),
 		c.nodeState("revoke", "Refuse a node's certificate everywhere, for good", pb.NodeState_NODE_STATE_REVOKED,
 			"Revoke node %s (%s)? Its flows are cut, and it must enrol anew to come back."),
-		c.deleteCommand("NODE", "Forget a node; its certificate is refused from then on",
-			"nearcast node delete fra-1",
-			c.completeNodes(), func(ctx context.Context, s *session, ref string) (string, error) {
-				n, err := s.node(ctx, ref)
-				return n.GetId(), err
-			}, func(ctx context.Context, s *session, r *pb.DeleteRequest) error {
-				_, err := s.DeleteNode(ctx, r)
-				return err
-			}))
+		forget)
 }
 
 func (c *cli) nodeColumns() []column[*pb.Node] {
@@ -450,6 +456,7 @@ func (c *cli) showNode(n *pb.Node) error {
 
 // nodeState makes a command that wants another state of a node, after asking if there is a question.
 func (c *cli) nodeState(verb, short string, state pb.NodeState, question string) *cobra.Command {
+	var force bool
 	cmd := &cobra.Command{
 		Use: verb + " NODE", Short: short, Example: "  nearcast node " + verb + " fra-1",
 		Args: exactly("NODE"), ValidArgsFunction: first(c.completeNodes()),
@@ -468,13 +475,16 @@ func (c *cli) nodeState(verb, short string, state pb.NodeState, question string)
 				}
 			}
 			n, err = s.UpdateNode(cmd.Context(), &pb.UpdateNodeRequest{
-				Node: &pb.Node{Id: n.GetId(), State: state}, UpdateMask: maskOf("state"),
+				Node: &pb.Node{Id: n.GetId(), State: state}, UpdateMask: maskOf("state"), Force: force,
 			})
 			if err != nil {
 				return err
 			}
 			return c.showNode(n)
 		},
+	}
+	if state != pb.NodeState_NODE_STATE_ACTIVE {
+		addForce(cmd, &force, forceServed)
 	}
 	if question != "" {
 		c.addYes(cmd)

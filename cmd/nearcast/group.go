@@ -176,15 +176,17 @@ func (c *cli) groupCreate() *cobra.Command {
 
 func (c *cli) groupUpdate() *cobra.Command {
 	var (
-		v   groupFlags
-		rev uint64
+		v     groupFlags
+		rev   uint64
+		force bool
 	)
 	cmd := &cobra.Command{
 		Use: "update GROUP", Aliases: []string{"set"}, Short: "Change a group; what is not said stays",
 		Long: "Change a group; what is not said stays. --endpoint and --port-override replace the whole list:\n" +
 			"to change one endpoint use nearcast endpoint add, set and remove.",
 		Example: "  nearcast group update web:443@eu-fra-1 --dial 50 --wait\n" +
-			"  nearcast group update 0a1b2c3d4e5f --health-protocol https --health-path /healthz",
+			"  nearcast group update 0a1b2c3d4e5f --health-protocol https --health-path /healthz\n" +
+			"  nearcast group update web@eu-fra-1 --endpoint 10.0.0.9 --force",
 		Args: exactly("GROUP"), ValidArgsFunction: first(c.completeGroups()),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			mask := changed(cmd, groupFields)
@@ -199,13 +201,15 @@ func (c *cli) groupUpdate() *cobra.Command {
 				if g.Id, err = c.groupID(ctx, s, args[0]); err != nil {
 					return nil, err
 				}
-				return s.UpdateEndpointGroup(ctx,
-					&pb.UpdateEndpointGroupRequest{Group: g, UpdateMask: maskOf(mask...), ExpectedRevision: rev})
+				return s.UpdateEndpointGroup(ctx, &pb.UpdateEndpointGroupRequest{
+					Group: g, UpdateMask: maskOf(mask...), ExpectedRevision: rev, Force: force,
+				})
 			})
 		},
 	}
 	v.add(cmd)
 	addRevision(cmd, &rev)
+	addForce(cmd, &force, forceShrink)
 	c.addWait(cmd)
 	mustComplete(cmd, "endpoint", c.completeTargets())
 	return cmd

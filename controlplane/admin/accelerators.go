@@ -119,3 +119,13 @@ func done(err error) (*emptypb.Empty, error) {
 func expected(req interface{ GetExpectedRevision() uint64 }) catalog.Options {
 	return catalog.Options{ExpectedRevision: req.GetExpectedRevision()}
 }
+
+// forced is expected for the requests that a guard may refuse.
+func forced(req interface {
+	GetExpectedRevision() uint64
+	GetForce() bool
+}) catalog.Options {
+	o := expected(req)
+	o.Force = req.GetForce()
+	return o
+}

@@ -59,7 +59,7 @@ func (s *service) UpdateEndpointGroup(ctx context.Context,
 	if err != nil {
 		return nil, err
 	}
-	return s.grouped(s.cfg.Catalog.UpdateGroup(ctx, model.GroupID(req.GetGroup().GetId()), expected(req),
+	return s.grouped(s.cfg.Catalog.UpdateGroup(ctx, model.GroupID(req.GetGroup().GetId()), forced(req),
 		change))
 }
 
@@ -103,7 +103,8 @@ func (s *service) RemoveEndpoints(ctx context.Context,
 	for i, id := range req.GetEndpointIds() {
 		ids[i] = model.EndpointID(id)
 	}
-	return s.grouped(s.cfg.Catalog.RemoveEndpoints(ctx, model.GroupID(req.GetGroupId()), ids, catalog.Options{}))
+	return s.grouped(s.cfg.Catalog.RemoveEndpoints(ctx, model.GroupID(req.GetGroupId()), ids,
+		catalog.Options{Force: req.GetForce()}))
 }
 
 func endpointsFrom(list []*v1.Endpoint) ([]model.Endpoint, error) {

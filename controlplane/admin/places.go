@@ -39,7 +39,7 @@ func (s *service) UpdatePool(ctx context.Context, req *v1.UpdatePoolRequest) (*v
 		return nil, err
 	}
 	return answer(model.PoolToProto)(s.cfg.Catalog.UpdatePool(ctx, model.PoolName(req.GetPool().GetName()),
-		expected(req), change))
+		forced(req), change))
 }
 
 func (s *service) DeletePool(ctx context.Context, req *v1.DeleteRequest) (*emptypb.Empty, error) {
@@ -132,7 +132,7 @@ func (s *service) UpdateNode(ctx context.Context, req *v1.UpdateNodeRequest) (*v
 	if err != nil {
 		return nil, err
 	}
-	return answer(s.node)(s.cfg.Catalog.UpdateNode(ctx, n.ID, expected(req), change))
+	return answer(s.node)(s.cfg.Catalog.UpdateNode(ctx, n.ID, forced(req), change))
 }
 
 func (s *service) DeleteNode(ctx context.Context, req *v1.DeleteRequest) (*emptypb.Empty, error) {
@@ -140,5 +140,5 @@ func (s *service) DeleteNode(ctx context.Context, req *v1.DeleteRequest) (*empty
 	if err != nil {
 		return nil, err
 	}
-	return done(s.cfg.Catalog.DeleteNode(ctx, n.ID, expected(req)))
+	return done(s.cfg.Catalog.DeleteNode(ctx, n.ID, forced(req)))
 }

@@ -140,8 +140,10 @@ type DeleteRequest struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	Id               string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	ExpectedRevision uint64                 `protobuf:"varint,2,opt,name=expected_revision,json=expectedRevision,proto3" json:"expected_revision,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// DeleteNode only, other methods ignore it: also the last active edge of an enabled accelerator.
+	Force         bool `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteRequest) Reset() {
@@ -186,6 +188,13 @@ func (x *DeleteRequest) GetExpectedRevision() uint64 {
 		return x.ExpectedRevision
 	}
 	return 0
+}
+
+func (x *DeleteRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
 }
 
 type CreateAcceleratorRequest struct {
@@ -573,6 +582,7 @@ type UpdateEndpointGroupRequest struct {
 	Group            *EndpointGroup         `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
 	UpdateMask       *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"` // "endpoints" and "port_overrides" replace whole lists
 	ExpectedRevision uint64                 `protobuf:"varint,3,opt,name=expected_revision,json=expectedRevision,proto3" json:"expected_revision,omitempty"`
+	Force            bool                   `protobuf:"varint,4,opt,name=force,proto3" json:"force,omitempty"` // also if it leaves fewer than half of the group's endpoints
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -626,6 +636,13 @@ func (x *UpdateEndpointGroupRequest) GetExpectedRevision() uint64 {
 		return x.ExpectedRevision
 	}
 	return 0
+}
+
+func (x *UpdateEndpointGroupRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
 }
 
 type ListEndpointGroupsResponse struct {
@@ -788,6 +805,7 @@ type RemoveEndpointsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	GroupId       string                 `protobuf:"bytes,1,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
 	EndpointIds   []string               `protobuf:"bytes,2,rep,name=endpoint_ids,json=endpointIds,proto3" json:"endpoint_ids,omitempty"` // at least one
+	Force         bool                   `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`                               // also if it leaves fewer than half of the group's endpoints
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -834,6 +852,13 @@ func (x *RemoveEndpointsRequest) GetEndpointIds() []string {
 		return x.EndpointIds
 	}
 	return nil
+}
+
+func (x *RemoveEndpointsRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
 }
 
 type CreateTargetRequest struct {
@@ -1041,6 +1066,7 @@ type UpdatePoolRequest struct {
 	Pool             *Pool                  `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
 	UpdateMask       *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"` // of prefixes, sites
 	ExpectedRevision uint64                 `protobuf:"varint,3,opt,name=expected_revision,json=expectedRevision,proto3" json:"expected_revision,omitempty"`
+	Force            bool                   `protobuf:"varint,4,opt,name=force,proto3" json:"force,omitempty"` // also if no active edge is left at its sites for an enabled accelerator
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -1094,6 +1120,13 @@ func (x *UpdatePoolRequest) GetExpectedRevision() uint64 {
 		return x.ExpectedRevision
 	}
 	return 0
+}
+
+func (x *UpdatePoolRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
 }
 
 type ListPoolsResponse struct {
@@ -1405,6 +1438,7 @@ type UpdateNodeRequest struct {
 	Node             *Node                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	UpdateMask       *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"` // of state
 	ExpectedRevision uint64                 `protobuf:"varint,3,opt,name=expected_revision,json=expectedRevision,proto3" json:"expected_revision,omitempty"`
+	Force            bool                   `protobuf:"varint,4,opt,name=force,proto3" json:"force,omitempty"` // also if it is the last active edge of an enabled accelerator
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -1458,6 +1492,13 @@ func (x *UpdateNodeRequest) GetExpectedRevision() uint64 {
 		return x.ExpectedRevision
 	}
 	return 0
+}
+
+func (x *UpdateNodeRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
 }
 
 type ListNodesResponse struct {
@@ -2724,10 +2765,11 @@ const file_nearcast_v1_admin_proto_rawDesc = "" +
 	"\x06parent\x18\x01 \x01(\tR\x06parent\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\rR\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tR\tpageToken\"L\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"b\n" +
 	"\rDeleteRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12+\n" +
-	"\x11expected_revision\x18\x02 \x01(\x04R\x10expectedRevision\"\x83\x01\n" +
+	"\x11expected_revision\x18\x02 \x01(\x04R\x10expectedRevision\x12\x14\n" +
+	"\x05force\x18\x03 \x01(\bR\x05force\"\x83\x01\n" +
 	"\x18CreateAcceleratorRequest\x12:\n" +
 	"\vaccelerator\x18\x01 \x01(\v2\x18.nearcast.v1.AcceleratorR\vaccelerator\x12+\n" +
 	"\x11idempotency_token\x18\x02 \x01(\tR\x10idempotencyToken\"\xc0\x01\n" +
@@ -2752,12 +2794,13 @@ const file_nearcast_v1_admin_proto_rawDesc = "" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"{\n" +
 	"\x1aCreateEndpointGroupRequest\x120\n" +
 	"\x05group\x18\x01 \x01(\v2\x1a.nearcast.v1.EndpointGroupR\x05group\x12+\n" +
-	"\x11idempotency_token\x18\x02 \x01(\tR\x10idempotencyToken\"\xb8\x01\n" +
+	"\x11idempotency_token\x18\x02 \x01(\tR\x10idempotencyToken\"\xce\x01\n" +
 	"\x1aUpdateEndpointGroupRequest\x120\n" +
 	"\x05group\x18\x01 \x01(\v2\x1a.nearcast.v1.EndpointGroupR\x05group\x12;\n" +
 	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\n" +
 	"updateMask\x12+\n" +
-	"\x11expected_revision\x18\x03 \x01(\x04R\x10expectedRevision\"x\n" +
+	"\x11expected_revision\x18\x03 \x01(\x04R\x10expectedRevision\x12\x14\n" +
+	"\x05force\x18\x04 \x01(\bR\x05force\"x\n" +
 	"\x1aListEndpointGroupsResponse\x122\n" +
 	"\x06groups\x18\x01 \x03(\v2\x1a.nearcast.v1.EndpointGroupR\x06groups\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"e\n" +
@@ -2766,10 +2809,11 @@ const file_nearcast_v1_admin_proto_rawDesc = "" +
 	"\tendpoints\x18\x02 \x03(\v2\x15.nearcast.v1.EndpointR\tendpoints\"h\n" +
 	"\x16UpdateEndpointsRequest\x12\x19\n" +
 	"\bgroup_id\x18\x01 \x01(\tR\agroupId\x123\n" +
-	"\tendpoints\x18\x02 \x03(\v2\x15.nearcast.v1.EndpointR\tendpoints\"V\n" +
+	"\tendpoints\x18\x02 \x03(\v2\x15.nearcast.v1.EndpointR\tendpoints\"l\n" +
 	"\x16RemoveEndpointsRequest\x12\x19\n" +
 	"\bgroup_id\x18\x01 \x01(\tR\agroupId\x12!\n" +
-	"\fendpoint_ids\x18\x02 \x03(\tR\vendpointIds\"B\n" +
+	"\fendpoint_ids\x18\x02 \x03(\tR\vendpointIds\x12\x14\n" +
+	"\x05force\x18\x03 \x01(\bR\x05force\"B\n" +
 	"\x13CreateTargetRequest\x12+\n" +
 	"\x06target\x18\x01 \x01(\v2\x13.nearcast.v1.TargetR\x06target\"\xac\x01\n" +
 	"\x13UpdateTargetRequest\x12+\n" +
@@ -2781,12 +2825,13 @@ const file_nearcast_v1_admin_proto_rawDesc = "" +
 	"\atargets\x18\x01 \x03(\v2\x13.nearcast.v1.TargetR\atargets\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\":\n" +
 	"\x11CreatePoolRequest\x12%\n" +
-	"\x04pool\x18\x01 \x01(\v2\x11.nearcast.v1.PoolR\x04pool\"\xa4\x01\n" +
+	"\x04pool\x18\x01 \x01(\v2\x11.nearcast.v1.PoolR\x04pool\"\xba\x01\n" +
 	"\x11UpdatePoolRequest\x12%\n" +
 	"\x04pool\x18\x01 \x01(\v2\x11.nearcast.v1.PoolR\x04pool\x12;\n" +
 	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\n" +
 	"updateMask\x12+\n" +
-	"\x11expected_revision\x18\x03 \x01(\x04R\x10expectedRevision\"d\n" +
+	"\x11expected_revision\x18\x03 \x01(\x04R\x10expectedRevision\x12\x14\n" +
+	"\x05force\x18\x04 \x01(\bR\x05force\"d\n" +
 	"\x11ListPoolsResponse\x12'\n" +
 	"\x05pools\x18\x01 \x03(\v2\x11.nearcast.v1.PoolR\x05pools\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\":\n" +
@@ -2804,12 +2849,13 @@ const file_nearcast_v1_admin_proto_rawDesc = "" +
 	"\x06region\x18\x01 \x01(\v2\x13.nearcast.v1.RegionR\x06region\"l\n" +
 	"\x13ListRegionsResponse\x12-\n" +
 	"\aregions\x18\x01 \x03(\v2\x13.nearcast.v1.RegionR\aregions\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xa4\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xba\x01\n" +
 	"\x11UpdateNodeRequest\x12%\n" +
 	"\x04node\x18\x01 \x01(\v2\x11.nearcast.v1.NodeR\x04node\x12;\n" +
 	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\n" +
 	"updateMask\x12+\n" +
-	"\x11expected_revision\x18\x03 \x01(\x04R\x10expectedRevision\"d\n" +
+	"\x11expected_revision\x18\x03 \x01(\x04R\x10expectedRevision\x12\x14\n" +
+	"\x05force\x18\x04 \x01(\bR\x05force\"d\n" +
 	"\x11ListNodesResponse\x12'\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x11.nearcast.v1.NodeR\x05nodes\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"F\n" +

@@ -93,6 +93,10 @@ const (
 // AdminService is the whole configuration and its state. Updates change the fields that update_mask
 // names and no others; an empty mask is INVALID_ARGUMENT. expected_revision, when not 0, makes a
 // change fail with ABORTED if the object has moved on. Deletes of missing objects are NOT_FOUND.
+//
+// A change that takes away so much at once that it is more likely a mistake than meant is refused with
+// FAILED_PRECONDITION and google.rpc.ErrorInfo's reason "Guard". force, in the requests that have it,
+// lets it through; it overrides nothing else.
 type AdminServiceClient interface {
 	CreateAccelerator(ctx context.Context, in *CreateAcceleratorRequest, opts ...grpc.CallOption) (*Accelerator, error)
 	GetAccelerator(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*Accelerator, error)
@@ -782,6 +786,10 @@ func (c *adminServiceClient) WhoAmI(ctx context.Context, in *emptypb.Empty, opts
 // AdminService is the whole configuration and its state. Updates change the fields that update_mask
 // names and no others; an empty mask is INVALID_ARGUMENT. expected_revision, when not 0, makes a
 // change fail with ABORTED if the object has moved on. Deletes of missing objects are NOT_FOUND.
+//
+// A change that takes away so much at once that it is more likely a mistake than meant is refused with
+// FAILED_PRECONDITION and google.rpc.ErrorInfo's reason "Guard". force, in the requests that have it,
+// lets it through; it overrides nothing else.
 type AdminServiceServer interface {
 	CreateAccelerator(context.Context, *CreateAcceleratorRequest) (*Accelerator, error)
 	GetAccelerator(context.Context, *GetRequest) (*Accelerator, error)
