@@ -13,8 +13,9 @@
 //	buffers.go   and puts the stream into its carrier's scheduler
 //	machines.go  the scheduler says whose turn it is
 //	carrier.go   the carrier's writer collects frames of many streams  (1 goroutine a carrier)
+//	conn.go      many TLS records leave in one system call
 //	             ═══ TLS over kernel TCP ═══
-//	carrier.go   the peer's reader decodes them                        (1 goroutine a carrier)
+//	conn.go      the peer's reader decodes them                        (1 goroutine a carrier)
 //	frames.go    and hands them to their streams
 //	receive.go   which put them in order and call Sink.Deliver, whose
 //	             answer becomes an ACK with new credit

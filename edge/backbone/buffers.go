@@ -20,9 +20,12 @@ type Memory struct {
 	pools [len(chunkClasses)]sync.Pool
 }
 
-// chunkClasses are the sizes of chunks. The smallest holds a request or a keystroke; the largest
-// holds a TLS record with the frame header in front, so that it is sent without being copied.
-var chunkClasses = [...]int{512, 4 << 10, 16 << 10}
+// chunkClasses are the sizes of chunks. The smallest holds a request or a keystroke; recordClass holds
+// a TLS record with the frame header in front, so that it is sent without being copied; the largest is
+// for what arrives in bulk faster than its socket takes it, and is written there in one go.
+var chunkClasses = [...]int{512, 4 << 10, 16 << 10, 64 << 10}
+
+const recordClass = 2
 
 // NewMemory returns a Memory of so many bytes; 0 means MemoryDefault.
 func NewMemory(bytes int64) *Memory {
@@ -43,14 +46,15 @@ func (m *Memory) share() int {
 	return int(max(0, m.max/memoryShareable*(memoryShareable-1)-m.used.Load()) / memoryShareDivisor)
 }
 
-// get returns an empty chunk for about n bytes besides the headroom.
+// get returns an empty chunk for about n bytes besides the headroom. It is of the largest class only if
+// they fill it.
 func (m *Memory) get(n int) *chunk {
-	class := len(chunkClasses) - 1
-	for i, size := range chunkClasses {
-		if n+wire.DataHeaderBytes <= size {
-			class = i
-			break
-		}
+	class := 0
+	for class < recordClass && n+wire.DataHeaderBytes > chunkClasses[class] {
+		class++
+	}
+	if last := len(chunkClasses) - 1; n+wire.DataHeaderBytes >= chunkClasses[last] {
+		class = last
 	}
 	m.used.Add(int64(chunkClasses[class]))
 	c, _ := m.pools[class].Get().(*chunk)
@@ -248,7 +252,11 @@ func (a *assembly) insert(m *Memory, off uint64, p []byte) {
 // place copies as much of p as fits behind prev: into it, or into a new chunk linked behind it.
 func (a *assembly) place(m *Memory, prev *chunk, off uint64, p []byte) (at *chunk, n int) {
 	if prev == nil || prev.end() != off || prev.room() == 0 {
-		c := m.get(len(p))
+		size := len(p)
+		if prev != nil && prev == a.tail && prev.end() == off {
+			size = max(size, a.held) // a lot waits already, in order: larger chunks for more
+		}
+		c := m.get(size)
 		c.off = off
 		a.held += len(c.b)
 		if prev == nil {

@@ -1,11 +1,11 @@
 package backbone
 
 import (
+	"cmp"
 	"crypto/tls"
 	"errors"
-	"fmt"
-	"io"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,8 +19,9 @@ type carrier struct {
 	t      *tunnel
 	conn   *tls.Conn
 	raw    net.Conn
-	number uint32 // as its edge counts them, for logs
-	slot   uint   // its bit in Stream.used; unique in the tunnel as long as it lives
+	bulk   *bulkConn // between the two; nil for what is no TCP connection
+	number uint32    // as its edge counts them, for logs
+	slot   uint      // its bit in Stream.used; unique in the tunnel as long as it lives
 
 	load       atomic.Int64 // bytes of its streams that the peer has not consumed
 	room       atomic.Int64 // its congestion window, bytes, as last seen
@@ -82,6 +83,9 @@ var errSilent = errors.New("silent for too long")
 
 func newCarrier(t *tunnel, conn *tls.Conn, raw net.Conn, number uint32) *carrier {
 	c := &carrier{t: t, conn: conn, raw: raw, number: number}
+	if conn != nil {
+		c.bulk, _ = conn.NetConn().(*bulkConn)
+	}
 	c.cond.L = &c.mu
 	c.lastRead.Store(int64(t.env.now()))
 	return c
@@ -261,6 +265,11 @@ func (c *carrier) next(b *batch) bool {
 		c.idle = true
 		c.cond.Wait()
 		c.idle = false
+		// Who is about to run may have something to send as well, and it costs less together. (One that
+		// was just woken would run before all others.)
+		c.mu.Unlock()
+		runtime.Gosched()
+		c.mu.Lock()
 	}
 	if c.closed || c.ending && len(c.control) == 0 {
 		c.mu.Unlock()
@@ -303,6 +312,8 @@ type batch struct {
 	buf  []byte // the small frames, all of them
 	runs []run
 	size int
+
+	sealed []byte // where the records of a batch are collected; nil: none yet
 }
 
 // A run is buf[from:to], or direct, which is the last part of a pinned chunk.
@@ -338,8 +349,19 @@ func (b *batch) direct(s *Stream, k *chunk, frame []byte) {
 	b.runs = append(b.runs, run{direct: frame, s: s, k: k})
 }
 
-// flush writes everything out. Chunks are let go even when that fails.
+// flush writes everything out, in one piece if it makes several TLS records. Chunks are let go even
+// when that fails.
 func (b *batch) flush() (err error) {
+	bulk := b.c.bulk
+	if len(b.runs) < 2 && b.size <= quantum {
+		bulk = nil
+	}
+	if bulk != nil {
+		if b.sealed == nil {
+			b.sealed = b.c.t.env.buffers.Get().([]byte)
+		}
+		bulk.hold(b.sealed)
+	}
 	for i := range b.runs {
 		r := &b.runs[i]
 		p := r.direct
@@ -354,6 +376,11 @@ func (b *batch) flush() (err error) {
 		}
 		*r = run{}
 	}
+	if bulk != nil {
+		var rerr error
+		b.sealed, rerr = bulk.release()
+		err = cmp.Or(err, rerr)
+	}
 	b.c.t.env.metrics.sent.Add(float64(b.size))
 	b.runs, b.buf, b.size = b.runs[:0], b.buf[:0], 0
 	return err
@@ -367,70 +394,10 @@ func (b *batch) take() {
 }
 
 func (b *batch) give() {
-	if cap(b.buf) > 0 && cap(b.buf) <= 2*batchBytesMax {
-		b.c.t.env.buffers.Put(b.buf[:0]) //nolint:staticcheck // the slice header is small
-	}
-	b.buf = nil
-}
-
-// read is the reader: it decodes frames until the connection ends.
-func (c *carrier) read() error {
-	buf := make([]byte, readBytes)
-	r, w := 0, 0
-	for {
-		n, err := c.conn.Read(buf[w:])
-		if n > 0 {
-			c.lastRead.Store(int64(c.t.env.now()))
-			c.t.env.metrics.received.Add(float64(n))
-		}
-		w += n
-		need := wire.HeaderBytes
-		for {
-			t, length, ok, err := wire.ParseHeader(buf[r:w])
-			if err != nil {
-				return err
-			}
-			if !ok {
-				break
-			}
-			if need = wire.HeaderBytes + length; w-r < need {
-				break
-			}
-			if err := c.frame(t, buf[r+wire.HeaderBytes:r+need]); err != nil {
-				return fmt.Errorf("%v: %w", t, err)
-			}
-			r += need
-			need = wire.HeaderBytes
-		}
-		c.t.flushDatagrams(c)
-		if err != nil {
-			return readEnd(err)
-		}
-		if buf, r, w = makeRoom(buf, r, w, need); len(buf) > readBytes && r == w {
-			buf = buf[:readBytes:readBytes]
+	for _, buf := range [][]byte{b.buf, b.sealed} {
+		if cap(buf) > 0 && cap(buf) <= 2*batchBytesMax {
+			b.c.t.env.buffers.Put(buf[:0]) //nolint:staticcheck // the slice header is small
 		}
 	}
-}
-
-// makeRoom sees to it that a frame of need bytes which begins at r fits into buf.
-func makeRoom(buf []byte, r, w, need int) ([]byte, int, int) {
-	if r == w {
-		r, w = 0, 0
-	}
-	if r+max(need, quantum) > len(buf) {
-		to := buf
-		if need > len(buf) {
-			to = make([]byte, need+quantum)
-		}
-		w = copy(to, buf[r:w])
-		buf, r = to, 0
-	}
-	return buf, r, w
-}
-
-func readEnd(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) {
-		return nil
-	}
-	return err
+	b.buf, b.sealed = nil, nil
 }

@@ -37,6 +37,8 @@ const (
 	controlMax      = 1 << 20   // bytes of replies and announcements waiting for a carrier; then it is closed
 	datagramsMax    = 512 << 10 // bytes of datagrams waiting for a carrier; the newest is dropped
 	readBytes       = 32 << 10  // a carrier's buffer for reading: two TLS records
+	bulkBytes       = 128 << 10 // as long as more comes than that holds
+	aheadBytes      = 64 << 10  // read at once behind what TLS asks for
 	shortStream     = 64 << 10  // bytes outstanding up to which a stream is sent again at the first sign of loss
 	moveSlack       = 32 << 10  // load up to which a stream stays on its carrier between bursts
 	carrierBusy     = 128 << 10 // load of a carrier that calls for another one

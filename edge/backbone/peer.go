@@ -164,7 +164,7 @@ func (e *peer) connect(ctx context.Context, t *tunnel, number uint32) (c *carrie
 		}
 	}()
 	setupSocket(raw, t.env.CongestionControl, t.env.log)
-	conn := tls.Client(raw, carrierTLS(e.pool.cfg.ClientTLS(e.id)))
+	conn := tls.Client(below(raw), carrierTLS(e.pool.cfg.ClientTLS(e.id)))
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return nil, fmt.Errorf("handshake: %w", err)
 	}

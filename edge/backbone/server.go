@@ -156,7 +156,7 @@ func (s *Server) welcome(ctx context.Context, raw net.Conn) (*carrier, error) {
 		return nil, ctx.Err()
 	}
 	setupSocket(raw, s.env.CongestionControl, s.env.log)
-	conn := tls.Server(raw, s.tls)
+	conn := tls.Server(below(raw), s.tls)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return nil, fmt.Errorf("handshake: %w", err)
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -129,6 +130,7 @@ type fdReader struct {
 	want   int                   // chunks to offer
 	chunks [readChunks]*chunk
 	vector [readChunks][]byte
+	iov    [readChunks]unix.Iovec
 	n      int
 	err    error
 }
@@ -178,15 +180,18 @@ func (r *fdReader) readOnce(fd uintptr) bool {
 		room -= len(r.vector[offered])
 		offered++
 	}
-	for {
-		if offered == 1 {
-			r.n, r.err = unix.Read(int(fd), r.vector[0])
-		} else {
-			r.n, r.err = unix.Readv(int(fd), r.vector[:offered])
-		}
-		if r.err != unix.EINTR {
-			break
-		}
+	for i, v := range r.vector[:offered] {
+		r.iov[i].Base = &v[0]
+		r.iov[i].SetLen(len(v))
+	}
+	errno := unix.EINTR
+	for errno == unix.EINTR { // it never blocks: the runtime need not know
+		var n uintptr
+		n, _, errno = unix.RawSyscall(unix.SYS_READV, fd, uintptr(unsafe.Pointer(&r.iov[0])), uintptr(offered))
+		r.n = int(n)
+	}
+	if r.err = nil; errno != 0 {
+		r.n, r.err = 0, errno
 	}
 	if r.n > 0 {
 		return true

@@ -302,8 +302,8 @@ func (s *Stream) pending() bool {
 		s.finQueued && !s.finSent && s.out.next == s.out.end
 }
 
-// emit adds to b what the stream has to send at its turn: at most a quantum of bytes. It is called
-// by the writer of c only.
+// emit adds to b what the stream has to send at its turn: at most a quantum of bytes, or what is left
+// of the batch for one that sends in bulk. It is called by the writer of c only.
 func (s *Stream) emit(c *carrier, b *batch, now time.Duration) {
 	s.mu.Lock()
 	defer s.unlock()
@@ -329,9 +329,12 @@ func (s *Stream) emit(c *carrier, b *batch, now time.Duration) {
 	if s.out.next == s.out.base && !(s.finSent && !s.finAcked) {
 		s.dataOn = 0
 	}
-	sent := 0
-	for sent < quantum && s.out.sendable() > 0 {
-		sent += s.emitData(b, quantum-sent)
+	sent, turn := 0, quantum
+	if levelOf(s.attained) == levels-1 {
+		turn = max(turn, batchBytesMax-b.size) // among bulk: what leaves together arrives together
+	}
+	for sent < turn && s.out.sendable() > 0 {
+		sent += s.emitData(b, turn-sent)
 	}
 	if s.finQueued && !s.finSent && s.out.next == s.out.end {
 		b.data(s.id, s.out.end, nil, true)

@@ -7,12 +7,14 @@ import (
 	"os"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
 // Socket is a TCP connection with the system calls that a pump needs beside net's. Reading is for one
-// goroutine at a time, and so is writing; everything else is for any.
+// goroutine at a time, and so is writing; everything else is for any. What never blocks the runtime is
+// not told of: see package udpio.
 type Socket struct {
 	conn *net.TCPConn
 	raw  syscall.RawConn
@@ -55,14 +57,15 @@ func (s *Socket) TryWrite(p []byte) (n int, err error) {
 
 func (s *Socket) write(fd uintptr) {
 	for {
-		n, err := unix.Write(int(fd), s.out)
-		switch {
-		case err == unix.EINTR:
+		n, _, errno := unix.RawSyscall(unix.SYS_WRITE, fd, uintptr(unsafe.Pointer(&s.out[0])), uintptr(len(s.out)))
+		switch errno {
+		case unix.EINTR:
 			continue
-		case err == nil: // fewer than all: the socket is full
-			s.wrote = n
-		case err != unix.EAGAIN:
-			s.writeErr = os.NewSyscallError("write", err)
+		case 0: // fewer than all: the socket is full
+			s.wrote = int(n)
+		case unix.EAGAIN:
+		default:
+			s.writeErr = os.NewSyscallError("write", errno)
 		}
 		return
 	}
@@ -111,9 +114,13 @@ func (s *Socket) Read(get func() []byte, put func([]byte)) (buf []byte, err erro
 
 func readSome(fd uintptr, b []byte) (n int, err error) {
 	for {
-		n, err = unix.Read(int(fd), b)
-		if err != unix.EINTR {
-			return n, err
+		got, _, errno := unix.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+		switch errno {
+		case 0:
+			return int(got), nil
+		case unix.EINTR:
+		default:
+			return 0, errno
 		}
 	}
 }
