@@ -351,8 +351,10 @@ func TestFullDisk(t *testing.T) {
 		return strings.Contains(strings.Join(a.Notes(), "\n"), "disk: ")
 	})
 	eventually(t, "the controller hears it", func() bool {
-		n := hear(c, func(m *pb.NodeMessage) *pb.NodeNotes { return m.GetNotes() })
-		return strings.Contains(strings.Join(n.GetNotes(), "\n"), "disk: ")
+		// It may have been heard before the acknowledgement above.
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return strings.Contains(strings.Join(c.notes, "\n"), "disk: ")
 	})
 }
 

@@ -29,6 +29,7 @@ type cluster struct {
 	enrols  int
 	renews  int
 	hellos  []*pb.Hello
+	notes   []string             // the latest that were heard
 	heard   chan *pb.NodeMessage // all but Hellos
 	streams []pb.NodeService_SyncServer
 }
@@ -141,6 +142,11 @@ func (c *controller) Sync(stream pb.NodeService_SyncServer) error {
 				c.mu.Unlock()
 			}
 			continue
+		}
+		if n := m.GetNotes(); n != nil {
+			c.mu.Lock()
+			c.notes = n.GetNotes()
+			c.mu.Unlock()
 		}
 		c.heard <- m
 	}
