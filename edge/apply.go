@@ -22,7 +22,8 @@ type plan struct {
 	drained  bool             // no new flows
 }
 
-// apply makes a snapshot take effect, in the order probe → backbone → gateway → steer → listen: flows
+// apply makes a snapshot take effect, in the order probe → backbone → gateway → steer →
+// kernel → listen: flows
 // are steered only to what knows the snapshot already, and an address is opened only when what comes in
 // there can be served. Everything that can be refused is worked out first (the steering table, too), so
 // that a refusal leaves no trace. If taking effect panics, the snapshot before
@@ -85,6 +86,11 @@ func (n *Node) take(p plan) {
 	n.traffic.gateway.SetDraining(p.drained)
 	n.traffic.gateway.Apply(p.snapshot)
 	n.setTable(p.table, p.view)
+	if n.kernel != nil {
+		if err := n.kernel.Apply(p.snapshot); err != nil {
+			n.log.Error("a kernel program did not take the snapshot", "error", err)
+		}
+	}
 	n.traffic.open(p.bindings, p.drained)
 	n.changed() // the gateway's own word may have changed with it
 }

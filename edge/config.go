@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/nearcast/nearcast/edge/kernel"
 	"github.com/nearcast/nearcast/proto/identity"
 	"github.com/nearcast/nearcast/proto/model"
 )
@@ -42,6 +43,13 @@ type Config struct {
 	// ManageAddresses makes the accelerated addresses local to this machine; it needs CAP_NET_ADMIN.
 	// Otherwise the operator does. [manage-addresses]
 	ManageAddresses bool
+
+	// KernelModes says which of the optional kernel programs are wanted; missing ones are, if they can be
+	// had. [kernel-dispatch and the like]
+	KernelModes map[kernel.Name]kernel.Mode
+	// KernelPins is where on a BPF file system what outlives this process is pinned; "": nothing does.
+	// [kernel-pins]
+	KernelPins string
 
 	MetricsListen string // [metrics-listen] "host:port" of /metrics, /healthz, /readyz, /status; "": none
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/nearcast/nearcast/edge/agent"
 	"github.com/nearcast/nearcast/edge/backbone"
+	"github.com/nearcast/nearcast/edge/kernel"
 	"github.com/nearcast/nearcast/edge/mesh"
 	"github.com/nearcast/nearcast/edge/probe"
 	"github.com/nearcast/nearcast/edge/steer"
@@ -36,6 +37,7 @@ type Node struct {
 	agent   *agent.Agent
 	prober  *probe.Prober    // gateways
 	mesh    *mesh.Mesh       //
+	kernel  *kernel.Programs // edges
 	pool    *backbone.Pool   // edges
 	server  *backbone.Server // gateways
 	traffic *traffic
@@ -102,6 +104,11 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	defer func() {
+		if n.kernel != nil {
+			err = errors.Join(err, n.kernel.Close()) // of a node that was not built whole
+		}
+	}()
 	parts := newRooms(n.log)
 	if ln != nil {
 		parts.start("metrics", func(ctx context.Context) error { return n.serveHTTP(ctx, ln) })
@@ -200,6 +207,9 @@ func (n *Node) startAll(parts *rooms) {
 		parts.start("probe", n.prober.Run)
 	}
 	parts.start("mesh", n.mesh.Run)
+	if n.kernel != nil {
+		parts.start("kernel", n.kernel.Run)
+	}
 	n.traffic.start(parts)
 	parts.start("steer", n.recompile)
 	n.up.Store(true)

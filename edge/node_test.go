@@ -18,6 +18,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/nearcast/nearcast/edge/kernel"
 	"github.com/nearcast/nearcast/proto/model"
 	pb "github.com/nearcast/nearcast/proto/nearcast/v1"
 )
@@ -130,6 +131,12 @@ type fleet struct {
 
 func newFleet(t *testing.T) *fleet {
 	t.Helper()
+	return newFleetWith(t, func(*Config) {})
+}
+
+// newFleetWith makes a fleet whose door is configured otherwise.
+func newFleetWith(t *testing.T, change func(*Config)) *fleet {
+	t.Helper()
 	f := &fleet{controller: newController(t), echo: startEcho(t)}
 	f.kill = f.controller.start()
 	free := freeAddr(t)
@@ -138,6 +145,7 @@ func newFleet(t *testing.T) *fleet {
 	f.door = newMachine(t, f.controller, "door", func(c *Config) {
 		c.Edge = true
 		c.ServiceAddresses = []netip.Addr{f.client.Addr()}
+		change(c)
 	}).start()
 	for _, name := range []string{"door", "gate"} {
 		eventually(t, name+" enrols", func() bool {
@@ -373,7 +381,7 @@ func TestBadSnapshotLeavesNoTrace(t *testing.T) {
 
 // TestBusyPort: a port that another process holds is said, kept being tried, and harms nothing else.
 func TestBusyPort(t *testing.T) {
-	f := newFleet(t)
+	f := newFleetWith(t, func(c *Config) { c.KernelModes = map[kernel.Name]kernel.Mode{kernel.Dispatch: kernel.Off} })
 	busy := netip.AddrPortFrom(f.client.Addr(), freeAddr(t).Port())
 	ln, err := net.Listen("tcp", busy.String())
 	if err != nil {

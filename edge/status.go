@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/nearcast/nearcast/edge/agent"
+	"github.com/nearcast/nearcast/edge/kernel"
 	"github.com/nearcast/nearcast/edge/steer"
 	"github.com/nearcast/nearcast/proto/model"
 )
@@ -31,6 +32,7 @@ type Status struct {
 	Endpoints []EndpointStatus `json:"endpoints,omitempty"` // as this gateway's prober sees them
 	Members   []MemberStatus   `json:"members,omitempty"`   // alive, says gossip
 	Traffic   TrafficStatus    `json:"traffic"`
+	Kernel    []kernel.State   `json:"kernel,omitempty"` // programs that an edge can use
 }
 
 // TunnelStatus is a tunnel to a gateway.
@@ -116,6 +118,9 @@ func (n *Node) Status() Status {
 		})
 	}
 	s.Traffic = n.traffic.status()
+	if n.kernel != nil {
+		s.Kernel = n.kernel.States()
+	}
 	return s
 }
 

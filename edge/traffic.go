@@ -9,6 +9,7 @@ import (
 	"github.com/nearcast/nearcast/edge/datagram"
 	"github.com/nearcast/nearcast/edge/flow"
 	"github.com/nearcast/nearcast/edge/gateway"
+	"github.com/nearcast/nearcast/edge/kernel"
 	"github.com/nearcast/nearcast/edge/listen"
 	"github.com/nearcast/nearcast/edge/probe"
 	"github.com/nearcast/nearcast/edge/relay"
@@ -88,9 +89,16 @@ func (n *Node) buildEdge(common backbone.Common) (err error) {
 	if t.udp, err = relay.NewUDP(cfg); err != nil {
 		return err
 	}
+	n.kernel, err = kernel.New(kernel.Config{
+		Modes: n.cfg.KernelModes, PinDir: n.cfg.KernelPins, Log: n.log.With("room", "kernel"), Metrics: n.registry,
+	})
+	if err != nil {
+		return err
+	}
 	t.doors, err = listen.New(listen.Config{
 		HandleTCP: t.tcp.Handle, HandleUDP: t.udp.HandleUDP, ManageAddresses: n.cfg.ManageAddresses,
-		Log: n.log.With("room", "listen"), Metrics: n.registry,
+		Dispatch: n.kernel.Dispatch(),
+		Log:      n.log.With("room", "listen"), Metrics: n.registry,
 	})
 	return err
 }
@@ -216,7 +224,12 @@ func (t *traffic) status() TrafficStatus {
 }
 
 // notes says what flows go without here.
-func (t *traffic) notes() []string { return nil }
+func (t *traffic) notes() []string {
+	if t.n.kernel == nil {
+		return nil
+	}
+	return t.n.kernel.Notes()
+}
 
 // missing says which doors are not open although they should be.
 func (t *traffic) missing() []string {

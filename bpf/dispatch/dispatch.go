@@ -218,6 +218,12 @@ func (d *Dispatcher) reattach(ns *os.File) (link.Link, error) {
 		return nil, fmt.Errorf("open pinned attachment: %w", err)
 	}
 	err = sameNetNS(l, ns)
+	if errors.Is(err, os.ErrNotExist) {
+		if err := errors.Join(l.Unpin(), l.Close()); err != nil {
+			return nil, fmt.Errorf("remove the pin of an attachment that ended with its namespace: %w", err)
+		}
+		return nil, os.ErrNotExist
+	}
 	if err == nil {
 		err = l.Update(d.objs.Dispatch)
 	}
@@ -228,6 +234,7 @@ func (d *Dispatcher) reattach(ns *os.File) (link.Link, error) {
 	return l, nil
 }
 
+// sameNetNS is os.ErrNotExist for an attachment whose namespace is gone: a container's before its restart.
 func sameNetNS(l link.Link, ns *os.File) error {
 	info, err := l.Info()
 	if err != nil {
@@ -238,6 +245,9 @@ func sameNetNS(l link.Link, ns *os.File) error {
 		return err
 	}
 	n := info.NetNs()
+	if n != nil && n.NetnsInode == 0 {
+		return os.ErrNotExist
+	}
 	if n == nil || uint64(n.NetnsInode) != st.Ino {
 		return fmt.Errorf("it is for another network namespace; remove it first, or use another directory")
 	}

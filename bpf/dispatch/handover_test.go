@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/nearcast/nearcast/testbed/netns"
 )
 
 // A process is what one daemon has of the dispatcher: its Dispatcher and its sockets.
@@ -213,4 +215,33 @@ func TestTwentyHandOvers(t *testing.T) {
 		t.Errorf("segments were sent again: %s before, %s after", before, after)
 	}
 	t.Logf("%d connections during 20 hand-overs", connected.Load())
+}
+
+// TestNamespaceGone: a container that is made anew finds the pins of the one before, whose namespace took the
+// attachment with it.
+func TestNamespaceGone(t *testing.T) {
+	dir := pinDir(t)
+	set := netns.ForTest(t, "sk_lookup")
+	ns, err := set.New("gone")
+	must(t, err)
+	d, err := Load(Config{PinDir: dir, NetNS: ns.Path()})
+	must(t, err)
+	must(t, d.Attach())
+	must(t, d.Close())
+	must(t, set.Delete("gone"))
+	w := newWorld(t)
+	l := w.tcp(t, "edge", loopback4)
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		again, err := Load(Config{PinDir: dir, NetNS: w.server.Path()})
+		must(t, err)
+		t.Cleanup(func() { again.Close() })
+		if err = again.Attach(); err != nil && time.Now().Before(deadline) {
+			continue // the kernel takes its time to let go of a namespace
+		}
+		must(t, err)
+		must(t, again.SetSockets([]Group{{0, TCP, IPv4, conns(t, l)}}))
+		must(t, again.Update([]Rule{{accelerated4, everyPort, TCP, 0}}))
+		break
+	}
+	w.wantAnswer(t, addrPort(v4, 443), "edge")
 }

@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/nearcast/nearcast/edge"
+	"github.com/nearcast/nearcast/edge/kernel"
 )
 
 // options are the flags as they were given.
@@ -35,6 +36,8 @@ type options struct {
 	gossipAdvertise   string
 	serviceAddresses  []string
 	manageAddresses   bool
+	kernelModes       map[kernel.Name]*string
+	kernelPins        string
 	metricsListen     string
 	maxFlows          int
 	memoryMax         string
@@ -62,6 +65,13 @@ func (o *options) register(f *pflag.FlagSet) {
 		"this node's own client-facing `addresses`, for accelerators on node pools")
 	f.BoolVar(&o.manageAddresses, "manage-addresses", true,
 		"make accelerated addresses local to this machine (needs CAP_NET_ADMIN)")
+	o.kernelModes = map[kernel.Name]*string{}
+	for _, name := range kernel.Names {
+		o.kernelModes[name] = f.String("kernel-"+string(name), string(kernel.Auto),
+			"kernel program "+string(name)+": `auto` (if it can be had), on or off; see docs/KERNEL.md")
+	}
+	f.StringVar(&o.kernelPins, "kernel-pins", "auto",
+		"`directory` on a BPF file system for what outlives the process, or none (default one below /sys/fs/bpf)")
 	f.StringVar(&o.metricsListen, "metrics-listen", "127.0.0.1:9465",
 		"`address:port` of /metrics, /healthz, /readyz and /status; empty: none")
 	f.IntVar(&o.maxFlows, "max-flows", 0, "most concurrent client `flows`, TCP and UDP each (default 262144)")
@@ -188,6 +198,19 @@ func (o *options) config() (edge.Config, error) {
 		addr, err := netip.ParseAddr(s)
 		flag("service-addresses", err)
 		cfg.ServiceAddresses = append(cfg.ServiceAddresses, addr.Unmap())
+	}
+	cfg.KernelModes = map[kernel.Name]kernel.Mode{}
+	for name, s := range o.kernelModes {
+		cfg.KernelModes[name], err = kernel.ParseMode(*s)
+		flag("kernel-"+string(name), err)
+	}
+	switch o.kernelPins {
+	case "none":
+	case "auto":
+		// Where there is no file system for pins the node does without, and says so.
+		cfg.KernelPins, _ = kernel.DefaultPins(o.dataDir)
+	default:
+		cfg.KernelPins = o.kernelPins
 	}
 	cfg.MemoryMax, err = parseSize(o.memoryMax)
 	flag("memory-max", err)

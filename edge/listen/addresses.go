@@ -31,7 +31,7 @@ func (a *addresses) add(used map[netip.Addr]bool) error {
 	}
 	var errs []error
 	for addr := range used {
-		if present[addr] {
+		if present[addr] || routedHere(addr) {
 			continue
 		}
 		if err := netlink.AddrAdd(lo, ours(addr)); err != nil && !errors.Is(err, unix.EEXIST) {
@@ -42,6 +42,13 @@ func (a *addresses) add(used map[netip.Addr]bool) error {
 		a.added[addr] = true
 	}
 	return errors.Join(errs...)
+}
+
+// routedHere reports whether the kernel takes an address for this machine's own although no interface has it:
+// the operator gave a whole prefix to it (ip route add local 198.51.100.0/24 dev lo).
+func routedHere(addr netip.Addr) bool {
+	routes, err := netlink.RouteGet(addr.AsSlice())
+	return err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL
 }
 
 // look finds the loopback interface, all addresses of this machine, and those that are ours from before.

@@ -18,6 +18,13 @@ const (
 	acceptBackoffMin = 5 * time.Millisecond // after "too many open files" and the like, doubled each time
 	acceptBackoffMax = time.Second
 
+	// answersMax bounds the sockets that answers leave from with a dispatcher, one for each address and port
+	// that datagrams came to. When there are as many, datagrams to others are dropped and counted; one that
+	// no flow uses is closed after answerIdle.
+	answersMax   = 8192
+	answerShards = 64
+	answerIdle   = 30 * time.Second
+
 	// Keep-alive towards clients finds those that went without a word in three minutes, at the cost of a
 	// packet a minute.
 	keepAliveIdle     = 60 // seconds

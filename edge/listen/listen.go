@@ -6,6 +6,9 @@
 // These are plain sockets, bound to one address each, so that a socket's own address is what the client
 // meant. Addresses need not be this machine's yet (IP_FREEBIND). Apply leaves sockets alone that stay;
 // those that cannot be opened are tried again until they can.
+//
+// With a dispatcher (package bpf/dispatch) a few sockets take everything, whatever the number of addresses
+// and ports, and Apply changes rules in the kernel: see shared.go.
 package listen
 
 import (
@@ -25,6 +28,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/nearcast/nearcast/bpf/dispatch"
 	"github.com/nearcast/nearcast/edge/flow"
 	"github.com/nearcast/nearcast/edge/udpio"
 	"github.com/nearcast/nearcast/proto/model"
@@ -48,7 +52,10 @@ type Config struct {
 	// at the port of the socket, from which answers are sent. It must not block. Required.
 	HandleUDP func(*udpio.Conn, []udpio.Packet)
 
-	// PortsMax bounds the sockets: address × port × protocol. Default 4,096.
+	// Dispatch is the kernel's dispatcher, attached. nil: plain sockets.
+	Dispatch *dispatch.Dispatcher
+
+	// PortsMax bounds plain sockets: address × port × protocol. Default 4,096.
 	PortsMax int
 
 	// ManageAddresses adds bound addresses to the loopback interface when no interface has them, and
@@ -74,12 +81,14 @@ func (c *Config) Validate() error {
 type Set struct {
 	cfg     Config
 	metrics *metrics
-	poller  *udpio.Poller[*udpio.Conn]
+	poller  *udpio.Poller[door]
 	running sync.WaitGroup // accept loops
+	answers answers        // with a dispatcher
 
 	mu      sync.Mutex // guards what follows, and is held while sockets are opened
 	wanted  []socketWish
 	sockets map[socketKey]*socket
+	shared  shared
 	addrs   addresses
 	ctx     context.Context // of Run; nil before
 	closed  bool
@@ -100,8 +109,15 @@ type socket struct {
 	key     socketKey
 	tcp     *net.TCPListener
 	udp     []*udpio.Conn
+	shared  bool // the dispatcher's
 	started bool
 	done    chan struct{} // the accept loop has ended
+}
+
+// door is a UDP socket as the poller knows it.
+type door struct {
+	conn   *udpio.Conn
+	shared bool // the dispatcher's
 }
 
 // New returns a Set without sockets.
@@ -118,7 +134,7 @@ func New(cfg Config) (*Set, error) {
 	s := &Set{cfg: cfg, sockets: map[socketKey]*socket{}}
 	s.metrics = newMetrics(s)
 	var err error
-	s.poller, err = udpio.NewPoller(udpio.PollerConfig[*udpio.Conn]{Handle: s.handleUDP})
+	s.poller, err = udpio.NewPoller(udpio.PollerConfig[door]{Handle: s.handleUDP})
 	if err != nil {
 		return nil, err
 	}
@@ -128,6 +144,10 @@ func New(cfg Config) (*Set, error) {
 // Check reports why bindings could not be applied whatever the state of this machine: they need more
 // sockets than PortsMax. The error names the listener with which the bound was passed, and what to do.
 func (s *Set) Check(bindings []Binding) error {
+	if s.cfg.Dispatch != nil {
+		_, err := rules(bindings)
+		return err
+	}
 	_, err := s.wishes(bindings)
 	return err
 }
@@ -161,6 +181,9 @@ func (s *Set) wishes(bindings []Binding) ([]socketWish, error) {
 // touched, and connections that were accepted are nobody's business here. An error names what could not
 // be opened, and why; everything else is open, and Run goes on trying.
 func (s *Set) Apply(bindings []Binding) error {
+	if s.cfg.Dispatch != nil {
+		return s.applyShared(bindings)
+	}
 	wishes, err := s.wishes(bindings)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -175,6 +198,9 @@ func (s *Set) Apply(bindings []Binding) error {
 func (s *Set) Missing() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.cfg.Dispatch != nil {
+		return s.shared.missing
+	}
 	return len(s.wanted) - len(s.sockets)
 }
 
@@ -274,7 +300,7 @@ func (s *Set) serve(k *socket) {
 		return
 	}
 	for _, c := range k.udp {
-		if err := s.poller.Add(c, c); err != nil {
+		if err := s.poller.Add(c, door{c, k.shared}); err != nil {
 			s.cfg.Log.Error("datagrams are not read", "address", k.key.at, "error", err)
 		}
 	}
@@ -310,12 +336,18 @@ func (s *Set) Run(ctx context.Context) error {
 	for _, k := range s.sockets {
 		s.serve(k)
 	}
+	for _, k := range s.shared.sockets {
+		s.serve(k)
+	}
 	s.mu.Unlock()
 	s.retry(ctx)
 	s.mu.Lock()
 	s.closed = true
 	s.wanted = nil
 	err := s.settle()
+	if s.cfg.Dispatch != nil {
+		err = errors.Join(err, s.closeShared())
+	}
 	s.mu.Unlock()
 	s.running.Wait()
 	return errors.Join(err, group.Wait())
@@ -330,6 +362,10 @@ func (s *Set) retry(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		}
+		if s.cfg.Dispatch != nil {
+			s.retryShared()
+			continue
 		}
 		s.mu.Lock()
 		missing := len(s.wanted) - len(s.sockets)
@@ -374,10 +410,13 @@ func (s *Set) accept(k *socket) {
 	}
 }
 
-func (s *Set) handleUDP(c *udpio.Conn, pkts []udpio.Packet, err error) {
-	if err != nil {
+func (s *Set) handleUDP(d door, pkts []udpio.Packet, err error) {
+	switch {
+	case err != nil:
 		s.metrics.readErrors.Inc()
-		return
+	case d.shared:
+		s.handleShared(pkts)
+	default:
+		s.cfg.HandleUDP(d.conn, pkts)
 	}
-	s.cfg.HandleUDP(c, pkts)
 }

@@ -2,6 +2,8 @@ package listen
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,6 +16,8 @@ type metrics struct {
 	accepted     prometheus.Counter
 	acceptErrors prometheus.Counter
 	readErrors   prometheus.Counter
+	answersFull  prometheus.Counter
+	answersError prometheus.Counter
 }
 
 func newMetrics(s *Set) *metrics {
@@ -30,10 +34,17 @@ func newMetrics(s *Set) *metrics {
 	m.accepted = counter("accepted_total", "TCP connections accepted from clients.")
 	m.acceptErrors = counter("accept_errors_total", "Times that no connection could be accepted, for lack of descriptors mostly.")
 	m.readErrors = counter("read_errors_total", "Times that a UDP socket could not be read.")
-	gauge("sockets", "Ports of accelerated addresses that are open, by address and protocol.", func() float64 {
+	m.answersFull = counter("answer_sockets_full_total",
+		"Datagrams dropped because there were too many sockets to answer from.")
+	m.answersError = counter("answer_socket_errors_total",
+		"Datagrams dropped because no socket to answer from could be opened: another process has the port, mostly.")
+	gauge("sockets", "Open sockets for accelerated addresses: one a port, or few with the kernel's dispatcher.", func() float64 {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return float64(len(s.sockets))
+		return float64(len(s.sockets) + len(s.shared.sockets))
+	})
+	gauge("answer_sockets", "Sockets that answers to datagrams leave from, with the kernel's dispatcher.", func() float64 {
+		return float64(s.answers.count.Load())
 	})
 	gauge("sockets_missing", "Ports of accelerated addresses that could not be opened.", func() float64 {
 		return float64(s.Missing())
@@ -42,7 +53,7 @@ func newMetrics(s *Set) *metrics {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		n := uint64(0)
-		for _, k := range s.sockets {
+		for _, k := range slices.AppendSeq(slices.Clone(s.shared.sockets), maps.Values(s.sockets)) {
 			for _, c := range k.udp {
 				n += c.Stats().KernelDrops
 			}

@@ -173,7 +173,9 @@ func (u *UDP) begin(r *ruling, tuple flow.Tuple, conn *udpio.Conn) *udpSession {
 		return nil
 	}
 	s.active.Store(int64(u.now()))
+	conn.Use()
 	if other := u.enter(s); other != nil { // two sockets had the same flow at once
+		conn.Unuse()
 		u.admit.leave(p)
 		return other
 	}

@@ -164,6 +164,7 @@ func (u *UDP) end(s *udpSession, reason wire.ResetReason) {
 	}
 	byID.mu.Unlock()
 	byTuple.mu.Unlock()
+	s.conn.Unuse()
 	u.admit.leave(s.pass)
 	u.metrics.ended.WithLabelValues(reason.String()).Inc()
 	if w := s.way.Load(); w != nil {

@@ -15,8 +15,8 @@ import (
 //	+--------+-------+------+---------+---------+
 //
 // in the machine's byte order. controlBytes holds the most that either direction needs: packet
-// info (40), TOS for each family (24 + 24), segment size (24).
-const controlBytes = 128
+// info (40), TOS for each family (24 + 24), segment size (24), original address for each family (32 + 48).
+const controlBytes = 192
 
 const controlHeader = unix.SizeofCmsghdr
 
@@ -25,6 +25,7 @@ func controlSpace(payload int) int { return controlHeader + (payload+7)&^7 }
 // ancillary is what the control data of a received message said.
 type ancillary struct {
 	local   netip.Addr
+	port    uint16 // that it was sent to; 0: not told
 	tos     uint8
 	segment int // size of each datagram in a train but the last, 0: one datagram
 }
@@ -44,6 +45,9 @@ func parseControl(b []byte) (a ancillary) {
 			a.local = netip.AddrFrom4([4]byte(p[8:12])) // ipi_addr: the header's destination
 		case h.Level == unix.SOL_IPV6 && h.Type == unix.IPV6_PKTINFO && len(p) >= unix.SizeofInet6Pktinfo:
 			a.local = netip.AddrFrom16([16]byte(p[:16])).Unmap()
+		case h.Level == unix.SOL_IP && h.Type == unix.IP_ORIGDSTADDR && len(p) >= 4,
+			h.Level == unix.SOL_IPV6 && h.Type == unix.IPV6_ORIGDSTADDR && len(p) >= 4:
+			a.port = binary.BigEndian.Uint16(p[2:]) // struct sockaddr_in and _in6 begin alike
 		case h.Level == unix.SOL_IP && h.Type == unix.IP_TOS && len(p) >= 1:
 			a.tos = p[0]
 		case h.Level == unix.SOL_IPV6 && h.Type == unix.IPV6_TCLASS && len(p) >= 4:

@@ -67,6 +67,12 @@ func setAncillary(fd int, v6 bool, o Options) error {
 	} else {
 		options = append(options, option{unix.SOL_IP, unix.IP_PKTINFO, 1, "IP_PKTINFO"})
 	}
+	if o.OriginalPort {
+		options = append(options, option{unix.SOL_IP, unix.IP_RECVORIGDSTADDR, 1, "IP_RECVORIGDSTADDR"})
+		if v6 {
+			options = append(options, option{unix.SOL_IPV6, unix.IPV6_RECVORIGDSTADDR, 1, "IPV6_RECVORIGDSTADDR"})
+		}
+	}
 	for _, op := range options {
 		if err := setInt(fd, op.level, op.name, op.value, op.title); err != nil {
 			return err

@@ -138,7 +138,7 @@ func (r *Reader) take(pkts []Packet) (n int) {
 			end := min(r.offset+a.segment, size)
 			pkts[n] = Packet{
 				Data:   r.buf[base+r.offset : base+end : base+end],
-				Remote: remote, Local: a.local, TOS: a.tos,
+				Remote: remote, Local: a.local, LocalPort: a.port, TOS: a.tos,
 			}
 			n++
 			if r.offset = end; end == size {

@@ -27,6 +27,10 @@ type Packet struct {
 	// the zero Addr lets the kernel choose; a connected socket ignores it).
 	Local netip.Addr
 
+	// LocalPort is the port the datagram was sent to, from a socket with Options.OriginalPort; else 0.
+	// Writing ignores it: a datagram leaves with its socket's port.
+	LocalPort uint16
+
 	// TOS is the whole byte: DSCP in the upper six bits, ECN in the lower two.
 	TOS uint8
 }
@@ -46,6 +50,10 @@ type Options struct {
 	// Unpolled keeps the socket out of the runtime's poller: for use with a [Poller]. ReadBatch
 	// fails on such a socket.
 	Unpolled bool
+
+	// OriginalPort asks for the port that each datagram was sent to, which is not the socket's own when
+	// the kernel's socket lookup was told to bring it here.
+	OriginalPort bool
 
 	// RecvBuffer and SendBuffer are the kernel's buffers in bytes; 0 is 8 MiB, negative leaves the
 	// system's default (right for one of thousands of sockets). With CAP_NET_ADMIN the size is
@@ -67,6 +75,7 @@ type Conn struct {
 	local    netip.AddrPort
 	unpolled bool
 
+	users    atomic.Int32 // Use and Unuse
 	closed   atomic.Bool
 	onClose  atomic.Pointer[func()] // a Poller's
 	trainMax atomic.Int32           // largest packet size worth joining to trains; 0: no trains
@@ -138,6 +147,16 @@ func (c *Conn) SetReadDeadline(t time.Time) error { return c.file.SetReadDeadlin
 
 // SyscallConn gives the descriptor, for options that this package does not know (a socket map, say).
 func (c *Conn) SyscallConn() syscall.RawConn { return c.raw }
+
+// Use notes a flow that answers from this socket, and Unuse its end: for who closes sockets that are not
+// used any more. They cost an atomic addition.
+func (c *Conn) Use() { c.users.Add(1) }
+
+// Unuse ends a Use.
+func (c *Conn) Unuse() { c.users.Add(-1) }
+
+// Users returns how many Uses have not ended.
+func (c *Conn) Users() int { return int(c.users.Load()) }
 
 // Close ends reads that wait with net.ErrClosed. The second Close does nothing.
 func (c *Conn) Close() error {

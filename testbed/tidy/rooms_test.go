@@ -28,6 +28,7 @@ edge/udpio:
 edge/datagram:           proto/wire edge/udpio
 edge/steer:              proto/model edge/flow
 edge/listen:             proto/model edge/flow edge/udpio bpf/dispatch bpf/tune
+edge/kernel:             proto/model bpf/dispatch
 edge/backbone:           proto/model proto/wire proto/identity edge/datagram
 edge/proxyproto:
 edge/pump:               proto/wire edge/backbone
@@ -49,7 +50,7 @@ controlplane/admin:      proto/model proto/nearcast/v1 proto/identity controlpla
 controlplane/awsapi:     proto/model proto/nearcast/v1 proto/identity controlplane/catalog controlplane/access
 controlplane:            proto/* controlplane/*
 
-cmd/nearcast-edge:       edge proto/*
+cmd/nearcast-edge:       edge edge/kernel proto/*
 cmd/nearcast-controller: controlplane proto/*
 cmd/nearcast/manifest:   proto/model proto/nearcast/v1
 cmd/nearcast:            proto/* cmd/nearcast/manifest

@@ -364,6 +364,7 @@ func (w *World) NodeProcess(name, site string, roles []string, token string) *Pr
 		"--gossip-listen", netip.AddrPortFrom(h.V4, portGossip).String(),
 		"--gossip-advertise", netip.AddrPortFrom(h.V4, portGossip).String(),
 		"--metrics-listen", fmt.Sprintf("127.0.0.1:%d", portMetrics),
+		"--kernel-pins", "none", // a world leaves nothing behind
 	}, w.opt.NodeArgs...)
 	return w.process(name, "nearcast-edge", fmt.Sprintf("127.0.0.1:%d", portMetrics), args...)
 }

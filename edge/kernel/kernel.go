@@ -1,0 +1,247 @@
+// Package kernel answers: which of the optional kernel programs work for this node, and what does it cost
+// to be without the others?
+//
+//	New    loads what is wanted and attaches it, each program by itself
+//	Apply  gives a snapshot to those that need it, before listen opens its doors
+//	Run    keeps them until the node ends
+//	States present, or absent and why, and what the absence costs: for the log, metrics and notes
+//
+// No program is needed. One that cannot be had (no privilege, an old kernel, no BPF file system) is absent,
+// which is said once, and everything goes on without it. Only a program that is asked for by On makes New
+// fail. docs/KERNEL.md has the maps, pins, lifetimes and capabilities.
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/nearcast/nearcast/bpf/dispatch"
+	"github.com/nearcast/nearcast/proto/model"
+)
+
+// Mode says whether a program is wanted.
+type Mode string
+
+// The modes.
+const (
+	Auto Mode = "auto" // if it can be had
+	On   Mode = "on"   // the node does not start without
+	Off  Mode = "off"  // not even where it could be had
+)
+
+// ParseMode reads a mode.
+func ParseMode(s string) (Mode, error) {
+	switch m := Mode(s); m {
+	case Auto, On, Off:
+		return m, nil
+	}
+	return "", fmt.Errorf("%q is not auto, on or off", s)
+}
+
+// Name is a program's name.
+type Name string
+
+// The programs.
+const (
+	Dispatch Name = "dispatch" // sk_lookup: any addresses and port ranges to few sockets
+)
+
+// Names lists the programs in the order in which they are loaded.
+var Names = []Name{Dispatch}
+
+// costs say what a node lacks without a program.
+var costs = map[Name]string{
+	Dispatch: "each port of each accelerated address takes a socket of its own (at most 4,096 a node), " +
+		"and an upgrade does not keep UDP flows whole",
+}
+
+// Config configures Programs.
+type Config struct {
+	// Modes of the programs; Auto for those that are not there.
+	Modes map[Name]Mode
+
+	// PinDir is a directory on a BPF file system where what outlives this process is pinned; no two nodes
+	// of one machine share it. Empty: nothing outlives it.
+	PinDir string
+
+	Log     *slog.Logger          // nil: discard
+	Metrics prometheus.Registerer // nil: not registered
+}
+
+// Validate reports what is wrong with the configuration.
+func (c *Config) Validate() error {
+	for name, mode := range c.Modes {
+		if _, known := costs[name]; !known {
+			return fmt.Errorf("kernel program %q is unknown", name)
+		}
+		if _, err := ParseMode(string(mode)); err != nil {
+			return fmt.Errorf("kernel program %s: %w", name, err)
+		}
+	}
+	if c.PinDir != "" && !filepath.IsAbs(c.PinDir) {
+		return fmt.Errorf("directory of pins %q is not an absolute path", c.PinDir)
+	}
+	return nil
+}
+
+func (c *Config) mode(name Name) Mode {
+	if m := c.Modes[name]; m != "" {
+		return m
+	}
+	return Auto
+}
+
+// State is what is to be known of one program.
+type State struct {
+	Program Name   `json:"program"`
+	Mode    Mode   `json:"mode"`
+	Present bool   `json:"present"`
+	Why     string `json:"why,omitempty"`  // it is absent, or what it is present without
+	Cost    string `json:"cost,omitempty"` // of its absence
+}
+
+// Programs are this node's kernel programs. One a process; safe for concurrent use.
+type Programs struct {
+	cfg Config
+	log *slog.Logger
+
+	// Set by New, then constant; nil: absent.
+	dispatch *dispatch.Dispatcher
+
+	mu     sync.Mutex // guards what follows
+	states map[Name]State
+	closed bool
+}
+
+// New loads and attaches the programs. It fails for one that is On and cannot be had.
+func New(cfg Config) (*Programs, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	p := &Programs{cfg: cfg, log: cfg.Log, states: map[Name]State{}}
+	supported := MinimumKernel()
+	for _, name := range Names {
+		if err := p.load(name, supported); err != nil {
+			p.Close()
+			return nil, err
+		}
+	}
+	if cfg.Metrics != nil {
+		if err := cfg.Metrics.Register(collector{p}); err != nil {
+			p.Close()
+			return nil, fmt.Errorf("register metrics: %w", err)
+		}
+	}
+	return p, nil
+}
+
+// loaders load each program and note it.
+var loaders = map[Name]func(*Programs) error{
+	Dispatch: (*Programs).loadDispatch,
+}
+
+// load loads one program if it is wanted, and says how that went.
+func (p *Programs) load(name Name, supported error) error {
+	s := State{Program: name, Mode: p.cfg.mode(name)}
+	err := errors.New("switched off")
+	if s.Mode != Off {
+		err = supported
+		if err == nil {
+			err = loaders[name](p)
+		}
+	}
+	switch s.Present = err == nil; {
+	case s.Present:
+		if p.cfg.PinDir == "" {
+			s.Why = noPins
+		}
+		p.log.Info("kernel program loaded", "program", name, "pins", p.cfg.PinDir)
+	case s.Mode == On:
+		return fmt.Errorf("kernel program %s is on: %w", name, explain(err))
+	default:
+		s.Why, s.Cost = explain(err).Error(), costs[name]
+		level := slog.LevelWarn
+		if s.Mode == Off {
+			level = slog.LevelInfo
+		}
+		p.log.Log(context.Background(), level, "kernel program absent: everything works without",
+			"program", name, "why", s.Why, "cost", s.Cost)
+	}
+	p.mu.Lock()
+	p.states[name] = s
+	p.mu.Unlock()
+	return nil
+}
+
+const noPins = "without pins: what it knows ends with this process"
+
+func (p *Programs) loadDispatch() error {
+	d, err := dispatch.Load(dispatch.Config{PinDir: p.cfg.PinDir, Log: p.log})
+	if err != nil {
+		return err
+	}
+	if err := d.Attach(); err != nil {
+		return errors.Join(err, d.Close())
+	}
+	p.dispatch = d
+	return nil
+}
+
+// Dispatch returns the dispatcher, or nil if it is absent.
+func (p *Programs) Dispatch() *dispatch.Dispatcher { return p.dispatch }
+
+// Apply gives the programs a snapshot. An error names what did not take it; everything else has.
+func (p *Programs) Apply(*model.Snapshot) error { return nil }
+
+// Run keeps the programs until ctx ends. What is pinned stays then; all else ends.
+func (p *Programs) Run(ctx context.Context) error {
+	<-ctx.Done()
+	return p.Close()
+}
+
+// Close lets go of the programs; Run does it at its end. A second Close does nothing.
+func (p *Programs) Close() error {
+	p.mu.Lock()
+	done := p.closed
+	p.closed = true
+	p.mu.Unlock()
+	if done {
+		return nil
+	}
+	var errs []error
+	if p.dispatch != nil {
+		errs = append(errs, p.dispatch.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// States returns the programs' states, in the order of Names.
+func (p *Programs) States() []State {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := make([]State, 0, len(Names))
+	for _, name := range Names {
+		all = append(all, p.states[name])
+	}
+	return all
+}
+
+// Notes says what this node runs without, for people. What is off was the operator's wish, and is no note.
+func (p *Programs) Notes() []string {
+	var notes []string
+	for _, s := range p.States() {
+		if !s.Present && s.Mode != Off {
+			notes = append(notes, fmt.Sprintf("kernel program %s is absent (%s): %s", s.Program, s.Why, s.Cost))
+		}
+	}
+	return notes
+}

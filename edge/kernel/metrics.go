@@ -1,0 +1,61 @@
+package kernel
+
+import "github.com/prometheus/client_golang/prometheus"
+
+var (
+	presentDesc = prometheus.NewDesc("nearcast_kernel_program",
+		"Whether a kernel program is loaded (0, 1).", []string{"program"}, nil)
+	dispatchedDesc = prometheus.NewDesc("nearcast_kernel_dispatch_total",
+		"SYNs and datagrams for accelerated addresses, by what the program did with them: selected a socket, "+
+			"held a flow for the process before this one, found no_socket, or an unfit one. Counted since the "+
+			"program was first loaded, over all processes.", []string{"result"}, nil)
+	dispatchRulesDesc = prometheus.NewDesc("nearcast_kernel_dispatch_rules",
+		"Prefixes and port ranges in the program's maps.", []string{"kind"}, nil)
+	dispatchRoomDesc = prometheus.NewDesc("nearcast_kernel_dispatch_rules_max",
+		"Prefixes and port ranges that the program's maps have room for.", []string{"kind"}, nil)
+)
+
+// collector reads the programs' counters when it is asked.
+type collector struct{ p *Programs }
+
+// Describe implements prometheus.Collector.
+func (collector) Describe(to chan<- *prometheus.Desc) { to <- presentDesc }
+
+// Collect implements prometheus.Collector.
+func (c collector) Collect(to chan<- prometheus.Metric) {
+	for _, s := range c.p.States() {
+		v := 0.0
+		if s.Present {
+			v = 1
+		}
+		to <- prometheus.MustNewConstMetric(presentDesc, prometheus.GaugeValue, v, string(s.Program))
+	}
+	c.p.mu.Lock() // so that maps are not closed meanwhile
+	defer c.p.mu.Unlock()
+	if c.p.closed {
+		return
+	}
+	c.dispatch(to)
+}
+
+func (c collector) dispatch(to chan<- prometheus.Metric) {
+	if c.p.dispatch == nil {
+		return
+	}
+	s, err := c.p.dispatch.Stats()
+	if err != nil {
+		to <- prometheus.NewInvalidMetric(dispatchedDesc, err)
+		return
+	}
+	for result, n := range map[string]uint64{
+		"selected": s.Selected, "held": s.Held, "no_socket": s.NoSocket, "unfit": s.Unfit,
+	} {
+		to <- prometheus.MustNewConstMetric(dispatchedDesc, prometheus.CounterValue, float64(n), result)
+	}
+	for kind, n := range map[string][2]int{
+		"prefixes": {s.Prefixes, s.PrefixesMax}, "ranges": {s.Ranges, s.RangesMax},
+	} {
+		to <- prometheus.MustNewConstMetric(dispatchRulesDesc, prometheus.GaugeValue, float64(n[0]), kind)
+		to <- prometheus.MustNewConstMetric(dispatchRoomDesc, prometheus.GaugeValue, float64(n[1]), kind)
+	}
+}
