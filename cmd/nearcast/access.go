@@ -372,7 +372,8 @@ func (c *cli) settingsCommand() *cobra.Command {
 
 func (c *cli) settingsUpdate() *cobra.Command {
 	var v pb.Settings
-	fields := map[string]string{"endpoint-allow-network": "endpoint_allow_networks", "dns-suffix": "dns_suffix"}
+	fields := map[string]string{"endpoint-allow-network": "endpoint_allow_networks", "dns-suffix": "dns_suffix",
+		"announce-aggregate": "announce_aggregates"}
 	cmd := &cobra.Command{
 		Use: "update", Aliases: []string{"set"}, Short: "Change limits; 0 means the default",
 		Example: "  nearcast settings update --accelerators-max 50\n" +
@@ -411,12 +412,15 @@ func (c *cli) settingsUpdate() *cobra.Command {
 		{"tags-per-resource-max", &v.TagsPerResourceMax, "tags of one object (default 50)"},
 		{"max-ejection-percent", &v.MaxEjectionPercent,
 			"share of a group's endpoints that checks may take out (default 100)"},
+		{"announce-floor", &v.AnnounceFloor, "sites that announce a prefix in any case (default 1)"},
 	} {
 		f.Uint32Var(n.to, n.flag, 0, n.usage)
 		fields[n.flag] = strings.ReplaceAll(n.flag, "-", "_")
 	}
 	f.StringSliceVar(&v.EndpointAllowNetworks, "endpoint-allow-network", nil,
 		"`networks` that endpoints may lie in although they are refused by default; all of them")
+	f.StringSliceVar(&v.AnnounceAggregates, "announce-aggregate", nil,
+		"`networks` that are announced in place of the pools' prefixes in them; all of them")
 	f.StringVar(&v.DnsSuffix, "dns-suffix", "",
 		"`domain` of accelerators' names (default \"nearcast.internal\")")
 	return cmd
@@ -434,5 +438,7 @@ func (c *cli) showSettings(s *pb.Settings) error {
 		p.line("Ejection at most", fmt.Sprintf("%d%%", s.GetMaxEjectionPercent()))
 		p.line("Endpoints also in", strings.Join(s.GetEndpointAllowNetworks(), " "))
 		p.line("DNS suffix", s.GetDnsSuffix())
+		p.line("Announced aggregates", strings.Join(s.GetAnnounceAggregates(), " "))
+		p.line("Announced by at least", fmt.Sprintf("%d sites", s.GetAnnounceFloor()))
 	})
 }

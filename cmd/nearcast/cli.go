@@ -158,9 +158,9 @@ LISTENER@REGION (web:443@eu-fra-1, web@eu-fra-1).`,
 	}
 	add("traffic", c.acceleratorCommand(), c.listenerCommand(), c.groupCommand(), c.endpointCommand(),
 		c.targetCommand(), c.applyCommand(), c.exportCommand())
-	add("fleet", c.poolCommand(), c.regionCommand(), c.siteCommand(), c.nodeCommand(), c.tokenCommand(),
+	add("fleet", c.poolCommand(), c.regionCommand(), c.siteCommand(), c.peerCommand(), c.nodeCommand(), c.tokenCommand(),
 		c.settingsCommand())
-	add("look", c.statusCommand(), c.healthCommand(), c.pathCommand(), c.snapshotCommand())
+	add("look", c.statusCommand(), c.announceCommand(), c.healthCommand(), c.pathCommand(), c.snapshotCommand())
 	add("access", c.operatorCommand(), c.accessKeyCommand(), c.auditCommand(), c.whoamiCommand())
 	add("tool", c.contextCommand(), c.completionCommand(), c.versionCommand())
 	markAll(root)

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -258,102 +257,6 @@ func (c *cli) showRegion(r *pb.Region) error {
 		p.line("Name", r.GetName())
 		p.line("Description", r.GetDescription())
 	})
-}
-
-func (c *cli) siteCommand() *cobra.Command {
-	type col = column[*pb.Site]
-	return c.noun("site", "Nodes in one place", "  nearcast site create fra --region eu-fra-1 --at 50.11,8.68",
-		[]string{"sites"},
-		c.siteChange("create NAME", "Create a site; its region comes with it if it is new", true),
-		getCommand(c, "SITE", "nearcast site get fra", c.completeSites(),
-			func(ctx context.Context, s *session, name string) (*pb.Site, error) {
-				return s.GetSite(ctx, &pb.GetRequest{Id: name})
-			}, c.showSite),
-		listCommand(c, "List the sites", "nearcast site list", (*session).sites, func(all []*pb.Site) error {
-			return showList(c, "sites", all, col{"NAME", (*pb.Site).GetName},
-				col{"REGION", (*pb.Site).GetRegion}, col{"PLACE", placeText})
-		}),
-		c.siteChange("update SITE", "Change a site's region or place", false),
-		c.deleteCommand("SITE", "Delete a site that has no nodes", "nearcast site delete old",
-			c.completeSites(), asIs, func(ctx context.Context, s *session, r *pb.DeleteRequest) error {
-				_, err := s.DeleteSite(ctx, r)
-				return err
-			}))
-}
-
-func placeText(s *pb.Site) string { return fmt.Sprintf("%g,%g", s.GetLatitude(), s.GetLongitude()) }
-
-func (c *cli) showSite(s *pb.Site) error {
-	return c.show(s, func(p *page) {
-		p.line("Name", s.GetName())
-		p.line("Region", s.GetRegion())
-		p.line("Place", placeText(s))
-	})
-}
-
-// siteChange makes "create" and "update".
-func (c *cli) siteChange(use, short string, create bool) *cobra.Command {
-	var (
-		site pb.Site
-		at   string
-		rev  uint64
-	)
-	verb, _, _ := strings.Cut(use, " ")
-	cmd := &cobra.Command{
-		Use: use, Short: short, Example: "  nearcast site " + verb + " fra --region eu-fra-1 --at 50.11,8.68",
-		Args: exactly(use[len(verb)+1:]),
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			site.Name = args[0]
-			if at != "" {
-				if site.Latitude, site.Longitude, err = parsePlace(at); err != nil {
-					return err
-				}
-			}
-			mask := changed(cmd, map[string]string{"region": "region", "at": "latitude"})
-			if cmd.Flags().Changed("at") {
-				mask = append(mask, "longitude")
-			}
-			if !create && len(mask) == 0 {
-				return usagef("nothing to change is said; use --region or --at")
-			}
-			s, err := c.admin()
-			if err != nil {
-				return err
-			}
-			var made *pb.Site
-			if create {
-				made, err = s.CreateSite(cmd.Context(), &pb.CreateSiteRequest{Site: &site})
-			} else {
-				made, err = s.UpdateSite(cmd.Context(), &pb.UpdateSiteRequest{
-					Site: &site, UpdateMask: maskOf(mask...), ExpectedRevision: rev,
-				})
-			}
-			if err != nil {
-				return err
-			}
-			return c.showSite(made)
-		},
-	}
-	cmd.Flags().StringVar(&site.Region, "region", "", "`region` that its gateways serve")
-	cmd.Flags().StringVar(&at, "at", "", "`LATITUDE,LONGITUDE` in degrees, north and east positive")
-	mustComplete(cmd, "region", c.completeRegions())
-	if create {
-		return need(cmd, "region")
-	}
-	cmd.Aliases, cmd.ValidArgsFunction = []string{"set"}, first(c.completeSites())
-	addRevision(cmd, &rev)
-	return cmd
-}
-
-// parsePlace reads LATITUDE,LONGITUDE.
-func parsePlace(text string) (latitude, longitude float64, err error) {
-	lat, long, ok := strings.Cut(text, ",")
-	latitude, err1 := strconv.ParseFloat(strings.TrimSpace(lat), 64)
-	longitude, err2 := strconv.ParseFloat(strings.TrimSpace(long), 64)
-	if !ok || err1 != nil || err2 != nil {
-		return 0, 0, usagef("--at %q is not a place; write LATITUDE,LONGITUDE like 50.11,8.68", text)
-	}
-	return latitude, longitude, nil
 }
 
 func (c *cli) nodeCommand() *cobra.Command {

@@ -297,7 +297,7 @@ func mayCall(m protoreflect.MethodDescriptor, rank int, node bool) bool {
 	case verb("Get", "List", "WhoAm"):
 		return rank >= 1
 	case noun("Accelerator", "Listener", "EndpointGroup", "Endpoints", "Target", "Resource"),
-		name == "UpdateNode":
+		name == "UpdateNode", name == "SetAnnouncing":
 		return rank >= 2
 	}
 	return rank >= 3

@@ -30,7 +30,7 @@ type Rule struct {
 func Lookup(method string) Rule { return table[method] }
 
 // table is the statement of policy, and is never written to: viewers read; operators change
-// accelerators and what is below them, targets, and drain nodes (to revoke one is an administrator's,
+// accelerators and what is below them, targets, and drain nodes and announcements (to revoke one is an administrator's,
 // which UpdateNode checks itself); the rest is administrators'.
 var table = map[string]Rule{
 	v1.EnrollService_Enroll_FullMethodName: {NeedNothing, true},
@@ -87,6 +87,14 @@ var table = map[string]Rule{
 	v1.AdminService_ListNodes_FullMethodName:  {NeedViewer, false},
 	v1.AdminService_UpdateNode_FullMethodName: {NeedOperator, true},
 	v1.AdminService_DeleteNode_FullMethodName: {NeedAdmin, true},
+
+	v1.AdminService_CreateBgpPeer_FullMethodName:     {NeedAdmin, true},
+	v1.AdminService_GetBgpPeer_FullMethodName:        {NeedViewer, false},
+	v1.AdminService_ListBgpPeers_FullMethodName:      {NeedViewer, false},
+	v1.AdminService_UpdateBgpPeer_FullMethodName:     {NeedAdmin, true},
+	v1.AdminService_DeleteBgpPeer_FullMethodName:     {NeedAdmin, true},
+	v1.AdminService_ListAnnouncements_FullMethodName: {NeedViewer, false},
+	v1.AdminService_SetAnnouncing_FullMethodName:     {NeedOperator, true},
 
 	v1.AdminService_CreateJoinToken_FullMethodName: {NeedAdmin, true},
 	v1.AdminService_ListJoinTokens_FullMethodName:  {NeedViewer, false},

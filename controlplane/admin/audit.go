@@ -83,7 +83,7 @@ func auditEntry(caller access.Caller, call access.Call, now time.Time) *v1.Audit
 // objectOf names what a call was about: its kind by the method, its id by the answer or the request.
 func objectOf(method string, call access.Call) string {
 	kind := method
-	for _, verb := range []string{"Create", "Update", "Delete", "Add", "Remove", "Tag", "Untag"} {
+	for _, verb := range []string{"Create", "Update", "Delete", "Add", "Remove", "Tag", "Untag", "Set"} {
 		if rest, ok := strings.CutPrefix(method, verb); ok {
 			kind = rest
 			break

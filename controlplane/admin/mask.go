@@ -34,13 +34,18 @@ var (
 	pools = kind[model.Pool, *v1.Pool]{model.PoolToProto, model.PoolFromProto,
 		[]string{"prefixes", "sites"}}
 	sites = kind[model.Site, *v1.Site]{model.SiteToProto, model.SiteFromProto,
-		[]string{"region", "latitude", "longitude"}}
+		[]string{"region", "latitude", "longitude", "bgp"}}
+	bgpPeers = kind[model.BGPPeer, *v1.BgpPeer]{model.BGPPeerToProto, model.BGPPeerFromProto,
+		[]string{"address", "asn", "nodes", "password", "ttl_security", "multihop_ttl", "hold_time",
+			"connect_retry", "restart_time", "communities", "prepends", "local_preference", "med", "max_prefixes",
+			"bfd", "bfd_interval", "bfd_multiplier", "passive", "local_address", "port", "disabled"}}
 	nodes = kind[model.Node, *v1.Node]{model.NodeToProto, model.NodeFromProto,
 		[]string{"state"}}
 	settings = kind[model.Settings, *v1.Settings]{model.SettingsToProto, model.SettingsFromProto,
 		[]string{"accelerators_max", "listeners_per_accelerator_max", "groups_per_accelerator_max",
 			"port_ranges_per_listener_max", "port_overrides_per_group_max", "endpoints_per_group_max",
-			"tags_per_resource_max", "max_ejection_percent", "endpoint_allow_networks", "dns_suffix"}}
+			"tags_per_resource_max", "max_ejection_percent", "endpoint_allow_networks", "dns_suffix",
+			"announce_aggregates", "announce_floor"}}
 )
 
 // change returns the function that the catalog calls with the stored object: it takes the fields that

@@ -56,6 +56,33 @@ func (w *problems) rejections() {
 	}
 }
 
+// announcements lists BGP sessions that are not up, and prefixes that the floor keeps announced.
+func (w *problems) announcements(nodes []*v1.NodeAnnouncements) {
+	for _, n := range nodes {
+		if !n.GetConnected() {
+			continue
+		}
+		for _, p := range n.GetReport().GetSessions() {
+			switch p.GetState() {
+			case "established", "disabled", "dry run":
+			default:
+				reason := ""
+				if p.GetReason() != "" {
+					reason = ": " + p.GetReason()
+				}
+				w.add("BGP session of node %s with %s (%s) is %s%s", n.GetName(), p.GetPeer(), p.GetAddress(),
+					p.GetState(), reason)
+			}
+		}
+		for _, a := range n.GetReport().GetAnnouncements() {
+			if a.GetHeld() {
+				w.add("node %s announces %s only because too few others do: %s", n.GetName(), a.GetPrefix(),
+					a.GetReason())
+			}
+		}
+	}
+}
+
 // groups lists groups of enabled accelerators that have no healthy endpoint of weight above 0.
 func (w *problems) groups(health []*v1.EndpointHealthStatus) {
 	if w.published.State == nil {

@@ -31,7 +31,8 @@ func (s *service) ListPaths(ctx context.Context, req *v1.ListRequest) (*v1.ListP
 	return &v1.ListPathsResponse{Nodes: page, NextPageToken: next}, err
 }
 
-// GetSnapshot leaves out the gossip keys: they are the nodes', not the operators'.
+// GetSnapshot leaves out the gossip keys and the passwords of BGP sessions: they are the nodes', not the
+// operators'.
 func (s *service) GetSnapshot(context.Context, *emptypb.Empty) (*v1.Snapshot, error) {
 	snap := s.cfg.Fleet.Published().Snapshot
 	if snap == nil {
@@ -39,6 +40,9 @@ func (s *service) GetSnapshot(context.Context, *emptypb.Empty) (*v1.Snapshot, er
 	}
 	out := model.SnapshotToProto(snap)
 	out.GossipKeys = nil
+	for _, p := range out.GetBgpPeers() {
+		p.Password = ""
+	}
 	return out, nil
 }
 
@@ -86,6 +90,7 @@ func (s *service) GetStatus(ctx context.Context, _ *emptypb.Empty) (*v1.StatusRe
 	w.rejections()
 	w.groups(health)
 	w.condition()
+	w.announcements(s.cfg.Fleet.Announcements(""))
 	w.certificates(s.cfg.Authority.Roots())
 	w.paths(s.cfg.Fleet.Paths())
 	resp.Problems = w.list

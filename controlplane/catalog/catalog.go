@@ -70,6 +70,7 @@ type State struct {
 	Regions      []model.Region
 	Sites        []model.Site
 	Nodes        []model.Node // all, also revoked ones
+	BGPPeers     []model.BGPPeer
 	Settings     model.Settings
 	GossipKeys   [][]byte // the first one encrypts, all decrypt
 }

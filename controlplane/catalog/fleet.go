@@ -11,6 +11,7 @@ import (
 
 // CreateSite adds a site, and its region if that is new.
 func (c *Catalog) CreateSite(ctx context.Context, s model.Site, _ Options) (model.Site, error) {
+	s = siteKind.clone(s)
 	err := c.change(ctx, func(ch *change) error {
 		if err := invalid(s.Validate()); err != nil {
 			return err
@@ -19,6 +20,12 @@ func (c *Catalog) CreateSite(ctx context.Context, s model.Site, _ Options) (mode
 			return exists(ReasonNone, "there is a site %q already", s.Name)
 		}
 		if err := ch.needRegion(s.Region); err != nil {
+			return err
+		}
+		if s.BGP != nil {
+			s.BGP.Drained = false
+		}
+		if err := ch.checkSiteBGP(nil, &s); err != nil {
 			return err
 		}
 		return put(ch, &ch.sites, s)
@@ -49,7 +56,15 @@ func (c *Catalog) UpdateSite(ctx context.Context, name model.SiteName, o Options
 		if err != nil {
 			return err
 		}
-		s, changed, err := update(&ch.sites, name, before.Revision, o, edit, siteFixed)
+		drained := before.BGP != nil && before.BGP.Drained
+		keep := func(s *model.Site) error { // whether it is drained is SetSiteAnnouncing's
+			err := edit(s)
+			if s.BGP != nil {
+				s.BGP.Drained = drained
+			}
+			return err
+		}
+		s, changed, err := update(&ch.sites, name, before.Revision, o, keep, siteFixed)
 		if err != nil || !changed {
 			return err
 		}
@@ -59,7 +74,14 @@ func (c *Catalog) UpdateSite(ctx context.Context, name model.SiteName, o Options
 		if err := ch.needRegion(s.Region); err != nil {
 			return err
 		}
-		return put(ch, &ch.sites, s)
+		if err := ch.checkSiteBGP(before, &s); err != nil {
+			return err
+		}
+		announced := ch.announced()
+		if err := put(ch, &ch.sites, s); err != nil {
+			return err
+		}
+		return ch.guardAnnounced(announced, o)
 	})
 	if err != nil {
 		return model.Site{}, err
@@ -89,6 +111,11 @@ func (c *Catalog) DeleteSite(ctx context.Context, name model.SiteName, o Options
 		for _, p := range inOrder(ch.pools.all(), poolKind.key) {
 			if slices.Contains(p.Sites, name) {
 				return precondition(ReasonInUse, "pool %s is served by site %s", p.Name, name)
+			}
+		}
+		for _, p := range inOrder(ch.peers.all(), peerKind.key) {
+			if p.Site == name {
+				return precondition(ReasonInUse, "BGP peer %s is of site %s", p.ID(), name)
 			}
 		}
 		remove(ch, &ch.sites, name)
@@ -194,6 +221,9 @@ func (ch *change) putNode(n model.Node) error {
 		if p := ch.poolHolding(addr); p != nil {
 			return field(ReasonInUse, "node", "%v is in pool %s: announcing the pool would cut the node off",
 				addr, p.Name)
+		}
+		if a := ch.announceHolding(addr); a != "" {
+			return field(ReasonInUse, "node", "%v is in the %s: announcing it would cut the node off", addr, a)
 		}
 	}
 	if err := put(ch, &ch.nodes, n); err != nil {

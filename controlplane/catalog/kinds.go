@@ -239,7 +239,7 @@ var siteKind = &kind[model.SiteName, model.Site]{
 	name: "site", prefix: "sites/", missing: ReasonSiteNotFound,
 	key:      func(s *model.Site) model.SiteName { return s.Name },
 	revision: func(s *model.Site) *uint64 { return &s.Revision },
-	clone:    func(s model.Site) model.Site { return s },
+	clone:    func(s model.Site) model.Site { s.BGP = s.BGP.Clone(); return s },
 	encode:   encoder(func(s model.Site) *pb.Site { s.Revision = 0; return model.SiteToProto(s) }),
 	decode:   decoder(model.SiteFromProto),
 }
@@ -257,6 +257,22 @@ var nodeKind = &kind[model.NodeID, model.Node]{
 	decode: decoder(model.NodeFromProto),
 }
 
+var peerKind = &kind[model.PeerID, model.BGPPeer]{
+	name: "BGP peer", prefix: "bgp-peers/",
+	key:      func(p *model.BGPPeer) model.PeerID { return p.ID() },
+	revision: func(p *model.BGPPeer) *uint64 { return &p.Revision },
+	clone: func(p model.BGPPeer) model.BGPPeer {
+		p.Nodes, p.Communities = slices.Clone(p.Nodes), slices.Clone(p.Communities)
+		if p.MED != nil {
+			med := *p.MED
+			p.MED = &med
+		}
+		return p
+	},
+	encode: encoder(func(p model.BGPPeer) *pb.BgpPeer { p.Revision = 0; return model.BGPPeerToProto(p) }),
+	decode: decoder(model.BGPPeerFromProto),
+}
+
 // settingsKey is the only key of its kind.
 const settingsKey = "cluster"
 
@@ -266,6 +282,7 @@ var settingsKind = &kind[string, model.Settings]{
 	revision: func(s *model.Settings) *uint64 { return &s.Revision },
 	clone: func(s model.Settings) model.Settings {
 		s.EndpointAllowNetworks = slices.Clone(s.EndpointAllowNetworks)
+		s.AnnounceAggregates = slices.Clone(s.AnnounceAggregates)
 		return s
 	},
 	encode: encoder(func(s model.Settings) *pb.Settings { s.Revision = 0; return model.SettingsToProto(s) }),

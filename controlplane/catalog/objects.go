@@ -50,6 +50,7 @@ type objects struct {
 	regions      table[model.RegionName, model.Region]
 	sites        table[model.SiteName, model.Site]
 	nodes        table[model.NodeID, model.Node]
+	peers        table[model.PeerID, model.BGPPeer]
 	setting      table[string, model.Settings]
 	tokens       table[string, token]
 	gossip       [][]byte
@@ -64,7 +65,7 @@ func newObjects() *objects {
 		accelerators: newTable(acceleratorKind), listeners: newTable(listenerKind),
 		groups: newTable(groupKind), targets: newTable(targetKind), pools: newTable(poolKind),
 		regions: newTable(regionKind), sites: newTable(siteKind), nodes: newTable(nodeKind),
-		setting: newTable(settingsKind), tokens: newTable(tokenKind), broken: map[string]error{},
+		peers: newTable(peerKind), setting: newTable(settingsKind), tokens: newTable(tokenKind), broken: map[string]error{},
 	}
 }
 
@@ -73,6 +74,7 @@ func (o *objects) view() *objects {
 	v := *o
 	v.accelerators, v.listeners, v.groups = o.accelerators.view(), o.listeners.view(), o.groups.view()
 	v.targets, v.pools, v.regions = o.targets.view(), o.pools.view(), o.regions.view()
+	v.peers = o.peers.view()
 	v.sites, v.nodes, v.setting, v.tokens = o.sites.view(), o.nodes.view(), o.setting.view(), o.tokens.view()
 	return &v
 }
@@ -121,6 +123,8 @@ func (o *objects) load(kv store.KV) error {
 		return o.sites.load(model.SiteName(name), kv.Value, kv.Created, kv.Modified)
 	case nodeKind.prefix:
 		return o.nodes.load(model.NodeID(name), kv.Value, kv.Created, kv.Modified)
+	case peerKind.prefix:
+		return o.peers.load(model.PeerID(name), kv.Value, kv.Created, kv.Modified)
 	case settingsKind.prefix:
 		return o.setting.load(name, kv.Value, kv.Created, kv.Modified)
 	case tokenKind.prefix:
@@ -163,6 +167,8 @@ func (o *objects) remove(key string) {
 		delete(o.sites.base, model.SiteName(name))
 	case nodeKind.prefix:
 		delete(o.nodes.base, model.NodeID(name))
+	case peerKind.prefix:
+		delete(o.peers.base, model.PeerID(name))
 	case settingsKind.prefix:
 		delete(o.setting.base, name)
 	case tokenKind.prefix:
@@ -283,6 +289,7 @@ func (o *objects) state(cluster string) *State {
 		Regions:      o.regions.sorted(),
 		Sites:        o.sites.sorted(),
 		Nodes:        o.nodes.sorted(),
+		BGPPeers:     o.peers.sorted(),
 		Settings:     settingsKind.clone(o.settings()),
 		GossipKeys:   o.gossip,
 	}

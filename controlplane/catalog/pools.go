@@ -87,8 +87,19 @@ func (ch *change) putPool(p model.Pool) error {
 			return err
 		}
 	}
+	for _, peer := range inOrder(ch.peers.all(), peerKind.key) {
+		for i, prefix := range p.Prefixes {
+			if prefix.Contains(peer.Address) {
+				return field(ReasonInUse, fmt.Sprintf("pool.prefixes[%d]", i), "%v holds %v, the address of BGP peer %s",
+					prefix, peer.Address, peer.ID())
+			}
+		}
+	}
 	if err := put(ch, &ch.pools, p); err != nil {
 		return err
+	}
+	if err := ch.checkAggregates(ch.settings().AnnounceAggregates); err != nil {
+		return precondition(ReasonInUse, "an announced aggregate stands against that: %v", err)
 	}
 	for _, a := range inOrder(ch.accelerators.all(), acceleratorKind.key) {
 		if !slices.Contains(a.Pools, p.Name) {
@@ -180,6 +191,11 @@ func (c *Catalog) DeletePool(ctx context.Context, name model.PoolName, o Options
 		for _, a := range inOrder(ch.accelerators.all(), acceleratorKind.key) {
 			if slices.Contains(a.Pools, name) {
 				return precondition(ReasonInUse, "accelerator %s has addresses of pool %s", a.ID, name)
+			}
+		}
+		for _, s := range inOrder(ch.sites.all(), siteKind.key) {
+			if s.BGP != nil && slices.Contains(s.BGP.Pools, name) {
+				return precondition(ReasonInUse, "site %s announces pool %s", s.Name, name)
 			}
 		}
 		remove(ch, &ch.pools, name)

@@ -47,6 +47,9 @@ func (c *Catalog) UpdateSettings(ctx context.Context, o Options,
 			return precondition(ReasonInUse, "%d accelerators have names under %s; delete them first",
 				n, before.DNSSuffix)
 		}
+		if err := ch.checkAggregates(s.AnnounceAggregates); err != nil {
+			return err
+		}
 		if err := put(ch, &ch.setting, s); err != nil {
 			return err
 		}

@@ -29,17 +29,20 @@ const (
 
 // What a node may say, so that none can fill the memory or the store.
 const (
-	inboxMessages   = 16 // then the stream's own flow control holds the node back
-	reportsMax      = 20_000
-	pathsMax        = 2_000
-	notesMax        = 64
-	rejectionsMax   = 32
-	textMax         = 1024 // bytes of a note, a reason or a version
-	idMax           = 255  // bytes of an id in a report
-	controllersMax  = 16
-	probesMax       = 2_000 // endpoints that the controller itself probes
-	probesAtOnce    = 64
-	firstProbe      = 250 * time.Millisecond // the first probe comes within this
-	verdictOpsMax   = 100                    // writes a transaction
-	collectedAtOnce = 100
+	inboxMessages    = 16 // then the stream's own flow control holds the node back
+	reportsMax       = 20_000
+	pathsMax         = 2_000
+	notesMax         = 64
+	announcementsMax = 512       // prefixes of a node's report
+	bgpSessionsMax   = 128       // sessions of a node's report
+	announceBytesMax = 256 << 10 // of a node's report
+	rejectionsMax    = 32
+	textMax          = 1024 // bytes of a note, a reason or a version
+	idMax            = 255  // bytes of an id in a report
+	controllersMax   = 16
+	probesMax        = 2_000 // endpoints that the controller itself probes
+	probesAtOnce     = 64
+	firstProbe       = 250 * time.Millisecond // the first probe comes within this
+	verdictOpsMax    = 100                    // writes a transaction
+	collectedAtOnce  = 100
 )

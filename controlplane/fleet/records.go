@@ -40,6 +40,7 @@ type nodeRecord struct {
 	RejectedRevision   uint64          `json:"rejected_revision,omitempty"`
 	Rejections         []*v1.Rejection `json:"rejections,omitempty"`
 	Notes              []string        `json:"notes,omitempty"`
+	Announce           []byte          `json:"announce,omitempty"` // v1.AnnounceReport
 	CertificateExpires time.Time       `json:"certificate_expires,omitzero"`
 	LastSeen           time.Time       `json:"last_seen"`
 }

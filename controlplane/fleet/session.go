@@ -207,6 +207,8 @@ func (x *session) take(ctx context.Context, m *v1.NodeMessage) error {
 		x.poke()
 	case *v1.NodeMessage_Paths:
 		x.tookPaths(body.Paths)
+	case *v1.NodeMessage_Announce:
+		x.tookAnnouncements(body.Announce)
 	case *v1.NodeMessage_Notes:
 		x.change(func(r *nodeRecord) {
 			r.Notes = nil

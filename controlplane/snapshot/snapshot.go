@@ -32,11 +32,16 @@ func Build(s *catalog.State, verdicts map[health.Key]health.Verdict, revision ui
 		Nodes:                 slices.Clone(s.Nodes),
 		GossipKeys:            s.GossipKeys,
 		EndpointAllowNetworks: s.Settings.EndpointAllowNetworks,
+		BGPPeers:              slices.Clone(s.BGPPeers),
+		AnnounceAggregates:    s.Settings.AnnounceAggregates,
 	}
 	snap.Nodes = slices.DeleteFunc(snap.Nodes, func(n model.Node) bool { return n.State == model.NodeRevoked })
 	for i := range snap.Accelerators {
 		a := &snap.Accelerators[i]
 		a.Tags, a.Created, a.Modified, a.Status = nil, time.Time{}, time.Time{}, model.InProgress
+	}
+	if s.Settings.AnnounceFloor != model.DefaultAnnounceFloor { // the default is left out, as ever before
+		snap.AnnounceFloor = s.Settings.AnnounceFloor
 	}
 	for i := range snap.Listeners {
 		snap.Listeners[i].Tags = nil

@@ -59,6 +59,8 @@ type Config struct {
 	Health func() []Health
 	Paths  func() []Path
 	Notes  func() []string
+	// Announce returns what this node announces by BGP; AnnounceChanged says that it is another one now.
+	Announce func() *pb.AnnounceReport
 }
 
 // Health is this node's own verdict on one endpoint of one group.
@@ -297,6 +299,9 @@ func (a *Agent) ReportHealth(h Health) {
 	a.mu.Unlock()
 	a.poke()
 }
+
+// AnnounceChanged has the controllers told what Announce returns, soon; it never blocks.
+func (a *Agent) AnnounceChanged() { a.poke() }
 
 // note records what this agent runs without; an empty text means that all is well again.
 func (a *Agent) note(subject, text string) {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -279,6 +280,7 @@ func (s *session) write(ctx context.Context) error {
 		return err
 	}
 	var notes []string
+	var announced *pb.AnnounceReport
 	tellNotes := true
 	for {
 		if err := s.sendQueued(); err != nil {
@@ -289,6 +291,15 @@ func (s *session) write(ctx context.Context) error {
 			m := &pb.NodeMessage{Body: &pb.NodeMessage_Notes{Notes: &pb.NodeNotes{Notes: notes}}}
 			if err := s.stream.Send(m); err != nil {
 				return err
+			}
+		}
+		if s.cfg.Announce != nil {
+			if now := s.cfg.Announce(); announced == nil || !proto.Equal(now, announced) {
+				announced = now
+				m := &pb.NodeMessage{Body: &pb.NodeMessage_Announce{Announce: now}}
+				if err := s.stream.Send(m); err != nil {
+					return err
+				}
 			}
 		}
 		var err error

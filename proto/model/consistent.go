@@ -37,6 +37,7 @@ func (s *Snapshot) Consistent() error {
 	}
 	k := newSnapshotKeys(c, s)
 	k.fleet(c, s)
+	k.announcements(c, s)
 	k.accelerators(c, s)
 	k.listeners(c, s)
 	k.groups(c, s)
@@ -57,6 +58,7 @@ func (s *Snapshot) withinLimits(c check) bool {
 	c.count("nodes", len(s.Nodes), SnapshotNodesMax)
 	c.count("gossip_keys", len(s.GossipKeys), SnapshotGossipKeysMax)
 	c.count("endpoint_allow_networks", len(s.EndpointAllowNetworks), SnapshotNetworksMax)
+	c.count("bgp_peers", len(s.BGPPeers), SnapshotPeersMax)
 	endpoints := 0
 	for i := range s.Groups {
 		endpoints += len(s.Groups[i].Endpoints)

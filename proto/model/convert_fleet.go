@@ -60,13 +60,19 @@ func RegionToProto(r Region) *pb.Region {
 
 // SiteFromProto converts a site.
 func SiteFromProto(p *pb.Site) (Site, error) {
+	c := newCheck("site")
+	return siteFrom(c, p), c.err()
+}
+
+func siteFrom(c check, p *pb.Site) Site {
 	return Site{
 		Name:      SiteName(p.GetName()),
 		Region:    RegionName(p.GetRegion()),
 		Latitude:  p.GetLatitude(),
 		Longitude: p.GetLongitude(),
+		BGP:       siteBGPFrom(c.at("bgp"), p.GetBgp()),
 		Revision:  p.GetRevision(),
-	}, nil
+	}
 }
 
 // SiteToProto converts a site.
@@ -76,6 +82,7 @@ func SiteToProto(s Site) *pb.Site {
 		Region:    string(s.Region),
 		Latitude:  s.Latitude,
 		Longitude: s.Longitude,
+		Bgp:       siteBGPTo(s.BGP),
 		Revision:  s.Revision,
 	}
 }
@@ -98,6 +105,7 @@ func nodeFrom(c check, p *pb.Node) Node {
 		BackboneAddresses: listFrom(c, "backbone_addresses", p.GetBackboneAddresses(), NodeAddressesMax,
 			addrPortFrom),
 		ServiceAddresses: addrsFrom(c, "service_addresses", p.GetServiceAddresses(), NodeAddressesMax),
+		AnnounceDrained:  p.GetAnnounceDrained(),
 		Revision:         p.GetRevision(),
 	}
 	if s := p.GetGossipAddress(); s != "" {
@@ -118,6 +126,7 @@ func NodeToProto(n Node) *pb.Node {
 		BackboneAddresses: stringsTo(n.BackboneAddresses),
 		GossipAddress:     addrPortTo(n.GossipAddress),
 		ServiceAddresses:  stringsTo(n.ServiceAddresses),
+		AnnounceDrained:   n.AnnounceDrained,
 		Revision:          n.Revision,
 	}
 }
@@ -142,8 +151,10 @@ func SettingsFromProto(p *pb.Settings) (Settings, error) {
 		MaxEjectionPercent:         or(p.GetMaxEjectionPercent(), DefaultMaxEjectionPercent),
 		EndpointAllowNetworks: prefixesFrom(c, "endpoint_allow_networks", p.GetEndpointAllowNetworks(),
 			SnapshotNetworksMax),
-		DNSSuffix: p.GetDnsSuffix(),
-		Revision:  p.GetRevision(),
+		DNSSuffix:          p.GetDnsSuffix(),
+		AnnounceAggregates: prefixesFrom(c, "announce_aggregates", p.GetAnnounceAggregates(), AggregatesMax),
+		AnnounceFloor:      or(p.GetAnnounceFloor(), DefaultAnnounceFloor),
+		Revision:           p.GetRevision(),
 	}
 	if s.DNSSuffix == "" {
 		s.DNSSuffix = DefaultDNSSuffix
@@ -164,6 +175,8 @@ func SettingsToProto(s Settings) *pb.Settings {
 		MaxEjectionPercent:         uint32(s.MaxEjectionPercent),
 		EndpointAllowNetworks:      stringsTo(s.EndpointAllowNetworks),
 		DnsSuffix:                  s.DNSSuffix,
+		AnnounceAggregates:         stringsTo(s.AnnounceAggregates),
+		AnnounceFloor:              uint32(s.AnnounceFloor),
 		Revision:                   s.Revision,
 	}
 }
@@ -188,12 +201,15 @@ func SnapshotFromProto(p *pb.Snapshot) (*Snapshot, error) {
 	s.Regions = keyedFrom(c, "regions", p.GetRegions(), SnapshotRegionsMax, (*pb.Region).GetName,
 		func(_ check, p *pb.Region) Region { r, _ := RegionFromProto(p); return r })
 	s.Sites = keyedFrom(c, "sites", p.GetSites(), SnapshotSitesMax, (*pb.Site).GetName,
-		func(_ check, p *pb.Site) Site { s, _ := SiteFromProto(p); return s })
+		siteFrom)
 	s.Nodes = keyedFrom(c, "nodes", p.GetNodes(), SnapshotNodesMax, (*pb.Node).GetId, nodeFrom)
 	s.GossipKeys = listFrom(c, "gossip_keys", p.GetGossipKeys(), SnapshotGossipKeysMax,
 		func(_ check, _ string, k []byte) []byte { return bytes.Clone(k) })
 	s.EndpointAllowNetworks = prefixesFrom(c, "endpoint_allow_networks", p.GetEndpointAllowNetworks(),
 		SnapshotNetworksMax)
+	s.BGPPeers = keyedFrom(c, "bgp_peers", p.GetBgpPeers(), SnapshotPeersMax, (*pb.BgpPeer).GetId, bgpPeerFrom)
+	s.AnnounceAggregates = prefixesFrom(c, "announce_aggregates", p.GetAnnounceAggregates(), AggregatesMax)
+	s.AnnounceFloor = smallInt(p.GetAnnounceFloor())
 	if err := c.err(); err != nil {
 		return nil, err
 	}
@@ -228,6 +244,9 @@ func SnapshotToProto(s *Snapshot) *pb.Snapshot {
 		Nodes:                 listTo(s.Nodes, NodeToProto),
 		EndpointAllowNetworks: stringsTo(s.EndpointAllowNetworks),
 		Format:                SnapshotFormat,
+		BgpPeers:              listTo(s.BGPPeers, BGPPeerToProto),
+		AnnounceAggregates:    stringsTo(s.AnnounceAggregates),
+		AnnounceFloor:         uint32(max(s.AnnounceFloor, 0)),
 	}
 	for _, k := range s.GossipKeys {
 		p.GossipKeys = append(p.GossipKeys, bytes.Clone(k))
@@ -294,7 +313,7 @@ func measureSnapshot(b []byte) error {
 	}{
 		{3, SnapshotAcceleratorsMax}, {4, SnapshotListenersMax}, {5, SnapshotGroupsMax},
 		{6, SnapshotPoolsMax}, {7, SnapshotRegionsMax}, {8, SnapshotSitesMax}, {9, SnapshotNodesMax},
-		{10, SnapshotGossipKeysMax}, {11, SnapshotNetworksMax},
+		{10, SnapshotGossipKeysMax}, {11, SnapshotNetworksMax}, {50, SnapshotPeersMax}, {51, AggregatesMax},
 	}
 	const groups, groupEndpoints = 5, 7
 	counts, endpoints, inner := map[protowire.Number]int{}, 0, 0

@@ -183,12 +183,14 @@ func TestEveryFieldIsConverted(t *testing.T) {
 		"nearcast.v1.Node.version", "nearcast.v1.Node.last_seen", "nearcast.v1.Node.applied_revision",
 		"nearcast.v1.Node.rejections", "nearcast.v1.Node.certificate_expires", "nearcast.v1.Node.connected",
 		"nearcast.v1.Node.notes",
+		"nearcast.v1.BgpPeer.id", "nearcast.v1.BgpPeer.password_set", // made of others
 		"nearcast.v1.Snapshot.format", // always the one that is known
 	}
 	special := map[string]string{ // strings that must parse
 		"addresses": "192.0.2.1", "service_addresses": "192.0.2.1", "backbone_addresses": "192.0.2.1:7444",
 		"gossip_address": "192.0.2.1:7445", "prefixes": "192.0.2.0/24", "proxy_protocol_from": "192.0.2.0/24",
-		"endpoint_allow_networks": "192.0.2.0/24",
+		"endpoint_allow_networks": "192.0.2.0/24", "announce_aggregates": "192.0.2.0/24",
+		"address": "192.0.2.1", "local_address": "192.0.2.1",
 	}
 	fields := 0
 	for _, round := range []func(proto.Message) (proto.Message, error){
@@ -197,7 +199,7 @@ func TestEveryFieldIsConverted(t *testing.T) {
 		rounder(HealthCheckFromProto, HealthCheckToProto), rounder(TargetFromProto, TargetToProto),
 		rounder(PoolFromProto, PoolToProto), rounder(RegionFromProto, RegionToProto),
 		rounder(SiteFromProto, SiteToProto), rounder(NodeFromProto, NodeToProto),
-		rounder(SettingsFromProto, SettingsToProto), rounder(SnapshotFromProto, SnapshotToProto),
+		rounder(SettingsFromProto, SettingsToProto), rounder(BGPPeerFromProto, BGPPeerToProto), rounder(SnapshotFromProto, SnapshotToProto),
 	} {
 		empty, _ := round(nil)
 		desc := empty.ProtoReflect().Descriptor()

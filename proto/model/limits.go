@@ -17,6 +17,7 @@ const (
 	SnapshotNodesMax        = 2_000
 	SnapshotGossipKeysMax   = 8
 	SnapshotNetworksMax     = 1_000 // endpoint_allow_networks
+	SnapshotPeersMax        = 4_000 // BGP sessions of all sites
 )
 
 // snapshotFieldsMax bounds the fields of all objects of a snapshot before any is made: an empty
@@ -61,6 +62,23 @@ const (
 	HealthIntervalMax  = 300 * time.Second
 	HealthTimeoutMin   = 100 * time.Millisecond
 	HealthThresholdMax = 10
+)
+
+// Limits of BGP. Sources: RFC 4271 (hold time), RFC 4724 (restart time has 12 bits); the others are far
+// beyond what makes sense.
+const (
+	AggregatesMax    = 256 // announce_aggregates
+	CommunitiesMax   = 32  // of a site, and of a session
+	PrependsMax      = 10
+	DrainTimeMax     = time.Hour
+	HoldTimeMin      = 3 * time.Second
+	HoldTimeMax      = time.Hour
+	ConnectRetryMin  = 2 * time.Second
+	ConnectRetryMax  = 10 * time.Minute
+	RestartTimeMax   = 4095 * time.Second
+	BFDIntervalMin   = 10 * time.Millisecond
+	BFDIntervalMax   = 10 * time.Second
+	BFDMultiplierMax = 50
 )
 
 // fieldErrorsMax bounds the list of what is wrong with one object: a person mends the first ones

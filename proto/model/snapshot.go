@@ -15,6 +15,7 @@ func (s *Snapshot) Sort() {
 	sortBy(s.Regions, regionKey)
 	sortBy(s.Sites, siteKey)
 	sortBy(s.Nodes, nodeKey)
+	sortBy(s.BGPPeers, peerKey)
 }
 
 // Accelerator returns the accelerator with this id, or nil.

@@ -256,6 +256,7 @@ type Site struct {
 	Region    RegionName
 	Latitude  float64
 	Longitude float64
+	BGP       *SiteBGP // nil: its nodes announce nothing
 	Revision  uint64
 }
 
@@ -280,6 +281,7 @@ type Node struct {
 	BackboneAddresses []netip.AddrPort
 	GossipAddress     netip.AddrPort
 	ServiceAddresses  []netip.Addr
+	AnnounceDrained   bool // its BGP announcements are withdrawn by an operator
 	Revision          uint64
 }
 
@@ -295,6 +297,8 @@ type Settings struct {
 	MaxEjectionPercent         int
 	EndpointAllowNetworks      []netip.Prefix
 	DNSSuffix                  string
+	AnnounceAggregates         []netip.Prefix // announced in place of the pools' prefixes in them
+	AnnounceFloor              int            // sites that go on announcing a prefix in any case
 	Revision                   uint64
 }
 
@@ -313,6 +317,9 @@ type Snapshot struct {
 	Nodes                 []Node
 	GossipKeys            [][]byte
 	EndpointAllowNetworks []netip.Prefix
+	BGPPeers              []BGPPeer // with passwords
+	AnnounceAggregates    []netip.Prefix
+	AnnounceFloor         int // 0: 1
 }
 
 // FieldError says what is wrong with one field and how to mend it. Field is a path in the words of

@@ -100,6 +100,9 @@ func (s *Site) check(c check) {
 	if !(s.Longitude >= -180 && s.Longitude <= 180) {
 		c.wrong("longitude", "is %v; give degrees from -180 to 180, east positive", s.Longitude)
 	}
+	if s.BGP != nil {
+		s.BGP.check(c.at("bgp"))
+	}
 }
 
 // Validate judges a node's identity and addresses by themselves.
@@ -157,6 +160,7 @@ func (s Settings) Validate() error {
 		{"endpoints_per_group_max", s.EndpointsPerGroupMax, EndpointsMax},
 		{"tags_per_resource_max", s.TagsPerResourceMax, TagsMax},
 		{"max_ejection_percent", s.MaxEjectionPercent, 100},
+		{"announce_floor", s.AnnounceFloor, SnapshotSitesMax},
 	} {
 		if l.n < 1 || l.n > l.max {
 			c.wrong(l.field, "is %d; use 1 to %d, or 0 for the default", l.n, l.max)
@@ -169,6 +173,7 @@ func (s Settings) Validate() error {
 			}
 		}
 	}
+	c.aggregates("announce_aggregates", s.AnnounceAggregates)
 	if _, err := netip.ParseAddr(s.DNSSuffix); err == nil {
 		c.wrong("dns_suffix", "%s is an address; give a DNS name like nearcast.example.com", show(s.DNSSuffix))
 	} else {

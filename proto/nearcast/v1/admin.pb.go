@@ -1553,6 +1553,66 @@ func (x *ListNodesResponse) GetNextPageToken() string {
 	return ""
 }
 
+type UpdateBgpPeerRequest struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Peer             *BgpPeer               `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`                               // id says which
+	UpdateMask       *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"` // of all but id, site, name and outputs
+	ExpectedRevision uint64                 `protobuf:"varint,3,opt,name=expected_revision,json=expectedRevision,proto3" json:"expected_revision,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *UpdateBgpPeerRequest) Reset() {
+	*x = UpdateBgpPeerRequest{}
+	mi := &file_nearcast_v1_admin_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateBgpPeerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateBgpPeerRequest) ProtoMessage() {}
+
+func (x *UpdateBgpPeerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_nearcast_v1_admin_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateBgpPeerRequest.ProtoReflect.Descriptor instead.
+func (*UpdateBgpPeerRequest) Descriptor() ([]byte, []int) {
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *UpdateBgpPeerRequest) GetPeer() *BgpPeer {
+	if x != nil {
+		return x.Peer
+	}
+	return nil
+}
+
+func (x *UpdateBgpPeerRequest) GetUpdateMask() *fieldmaskpb.FieldMask {
+	if x != nil {
+		return x.UpdateMask
+	}
+	return nil
+}
+
+func (x *UpdateBgpPeerRequest) GetExpectedRevision() uint64 {
+	if x != nil {
+		return x.ExpectedRevision
+	}
+	return 0
+}
+
 type CreateJoinTokenRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Token         *JoinToken             `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
@@ -1562,7 +1622,7 @@ type CreateJoinTokenRequest struct {
 
 func (x *CreateJoinTokenRequest) Reset() {
 	*x = CreateJoinTokenRequest{}
-	mi := &file_nearcast_v1_admin_proto_msgTypes[28]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1574,7 +1634,7 @@ func (x *CreateJoinTokenRequest) String() string {
 func (*CreateJoinTokenRequest) ProtoMessage() {}
 
 func (x *CreateJoinTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_admin_proto_msgTypes[28]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1587,7 +1647,7 @@ func (x *CreateJoinTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJoinTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateJoinTokenRequest) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CreateJoinTokenRequest) GetToken() *JoinToken {
@@ -1607,7 +1667,7 @@ type CreateJoinTokenResponse struct {
 
 func (x *CreateJoinTokenResponse) Reset() {
 	*x = CreateJoinTokenResponse{}
-	mi := &file_nearcast_v1_admin_proto_msgTypes[29]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1619,7 +1679,7 @@ func (x *CreateJoinTokenResponse) String() string {
 func (*CreateJoinTokenResponse) ProtoMessage() {}
 
 func (x *CreateJoinTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_admin_proto_msgTypes[29]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1632,7 +1692,7 @@ func (x *CreateJoinTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateJoinTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateJoinTokenResponse) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CreateJoinTokenResponse) GetToken() *JoinToken {
@@ -1659,7 +1719,7 @@ type ListJoinTokensResponse struct {
 
 func (x *ListJoinTokensResponse) Reset() {
 	*x = ListJoinTokensResponse{}
-	mi := &file_nearcast_v1_admin_proto_msgTypes[30]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1671,7 +1731,7 @@ func (x *ListJoinTokensResponse) String() string {
 func (*ListJoinTokensResponse) ProtoMessage() {}
 
 func (x *ListJoinTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_admin_proto_msgTypes[30]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1684,7 +1744,7 @@ func (x *ListJoinTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListJoinTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListJoinTokensResponse) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListJoinTokensResponse) GetTokens() []*JoinToken {
@@ -1710,7 +1770,7 @@ type CreateOperatorRequest struct {
 
 func (x *CreateOperatorRequest) Reset() {
 	*x = CreateOperatorRequest{}
-	mi := &file_nearcast_v1_admin_proto_msgTypes[31]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1722,7 +1782,7 @@ func (x *CreateOperatorRequest) String() string {
 func (*CreateOperatorRequest) ProtoMessage() {}
 
 func (x *CreateOperatorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_admin_proto_msgTypes[31]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1735,7 +1795,7 @@ func (x *CreateOperatorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateOperatorRequest.ProtoReflect.Descriptor instead.
 func (*CreateOperatorRequest) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CreateOperatorRequest) GetOperator() *Operator {
@@ -1755,7 +1815,7 @@ type CreateOperatorResponse struct {
 
 func (x *CreateOperatorResponse) Reset() {
 	*x = CreateOperatorResponse{}
-	mi := &file_nearcast_v1_admin_proto_msgTypes[32]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1767,7 +1827,7 @@ func (x *CreateOperatorResponse) String() string {
 func (*CreateOperatorResponse) ProtoMessage() {}
 
 func (x *CreateOperatorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_admin_proto_msgTypes[32]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1780,7 +1840,7 @@ func (x *CreateOperatorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateOperatorResponse.ProtoReflect.Descriptor instead.
 func (*CreateOperatorResponse) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CreateOperatorResponse) GetOperator() *Operator {
@@ -1807,7 +1867,7 @@ type ListOperatorsResponse struct {
 
 func (x *ListOperatorsResponse) Reset() {
 	*x = ListOperatorsResponse{}
-	mi := &file_nearcast_v1_admin_proto_msgTypes[33]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1819,7 +1879,7 @@ func (x *ListOperatorsResponse) String() string {
 func (*ListOperatorsResponse) ProtoMessage() {}
 
 func (x *ListOperatorsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_admin_proto_msgTypes[33]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1832,7 +1892,7 @@ func (x *ListOperatorsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOperatorsResponse.ProtoReflect.Descriptor instead.
 func (*ListOperatorsResponse) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListOperatorsResponse) GetOperators() []*Operator {
@@ -1858,7 +1918,7 @@ type CreateAccessKeyRequest struct {
 
 func (x *CreateAccessKeyRequest) Reset() {
 	*x = CreateAccessKeyRequest{}
-	mi := &file_nearcast_v1_admin_proto_msgTypes[34]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1870,7 +1930,7 @@ func (x *CreateAccessKeyRequest) String() string {
 func (*CreateAccessKeyRequest) ProtoMessage() {}
 
 func (x *CreateAccessKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_admin_proto_msgTypes[34]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1883,7 +1943,7 @@ func (x *CreateAccessKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateAccessKeyRequest.ProtoReflect.Descriptor instead.
 func (*CreateAccessKeyRequest) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CreateAccessKeyRequest) GetKey() *AccessKey {
@@ -1903,7 +1963,7 @@ type RotateAccessKeyRequest struct {
 
 func (x *RotateAccessKeyRequest) Reset() {
 	*x = RotateAccessKeyRequest{}
-	mi := &file_nearcast_v1_admin_proto_msgTypes[35]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1915,7 +1975,7 @@ func (x *RotateAccessKeyRequest) String() string {
 func (*RotateAccessKeyRequest) ProtoMessage() {}
 
 func (x *RotateAccessKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_admin_proto_msgTypes[35]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1928,7 +1988,7 @@ func (x *RotateAccessKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateAccessKeyRequest.ProtoReflect.Descriptor instead.
 func (*RotateAccessKeyRequest) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RotateAccessKeyRequest) GetId() string {
@@ -1955,7 +2015,7 @@ type AccessKeySecret struct {
 
 func (x *AccessKeySecret) Reset() {
 	*x = AccessKeySecret{}
-	mi := &file_nearcast_v1_admin_proto_msgTypes[36]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1967,7 +2027,7 @@ func (x *AccessKeySecret) String() string {
 func (*AccessKeySecret) ProtoMessage() {}
 
 func (x *AccessKeySecret) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_admin_proto_msgTypes[36]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1980,7 +2040,7 @@ func (x *AccessKeySecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessKeySecret.ProtoReflect.Descriptor instead.
 func (*AccessKeySecret) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *AccessKeySecret) GetKey() *AccessKey {
@@ -2007,7 +2067,7 @@ type ListAccessKeysResponse struct {
 
 func (x *ListAccessKeysResponse) Reset() {
 	*x = ListAccessKeysResponse{}
-	mi := &file_nearcast_v1_admin_proto_msgTypes[37]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2019,7 +2079,7 @@ func (x *ListAccessKeysResponse) String() string {
 func (*ListAccessKeysResponse) ProtoMessage() {}
 
 func (x *ListAccessKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_admin_proto_msgTypes[37]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2032,7 +2092,7 @@ func (x *ListAccessKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAccessKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListAccessKeysResponse) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListAccessKeysResponse) GetKeys() []*AccessKey {
@@ -2059,7 +2119,7 @@ type TagResourceRequest struct {
 
 func (x *TagResourceRequest) Reset() {
 	*x = TagResourceRequest{}
-	mi := &file_nearcast_v1_admin_proto_msgTypes[38]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2071,7 +2131,7 @@ func (x *TagResourceRequest) String() string {
 func (*TagResourceRequest) ProtoMessage() {}
 
 func (x *TagResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_admin_proto_msgTypes[38]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2084,7 +2144,7 @@ func (x *TagResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagResourceRequest.ProtoReflect.Descriptor instead.
 func (*TagResourceRequest) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *TagResourceRequest) GetId() string {
@@ -2111,7 +2171,7 @@ type UntagResourceRequest struct {
 
 func (x *UntagResourceRequest) Reset() {
 	*x = UntagResourceRequest{}
-	mi := &file_nearcast_v1_admin_proto_msgTypes[39]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2123,7 +2183,7 @@ func (x *UntagResourceRequest) String() string {
 func (*UntagResourceRequest) ProtoMessage() {}
 
 func (x *UntagResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_admin_proto_msgTypes[39]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2136,7 +2196,7 @@ func (x *UntagResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UntagResourceRequest.ProtoReflect.Descriptor instead.
 func (*UntagResourceRequest) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *UntagResourceRequest) GetId() string {
@@ -2163,7 +2223,7 @@ type UpdateSettingsRequest struct {
 
 func (x *UpdateSettingsRequest) Reset() {
 	*x = UpdateSettingsRequest{}
-	mi := &file_nearcast_v1_admin_proto_msgTypes[40]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2175,7 +2235,7 @@ func (x *UpdateSettingsRequest) String() string {
 func (*UpdateSettingsRequest) ProtoMessage() {}
 
 func (x *UpdateSettingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_admin_proto_msgTypes[40]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2188,7 +2248,7 @@ func (x *UpdateSettingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSettingsRequest.ProtoReflect.Descriptor instead.
 func (*UpdateSettingsRequest) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *UpdateSettingsRequest) GetSettings() *Settings {
@@ -2220,7 +2280,7 @@ type EndpointHealthStatus struct {
 
 func (x *EndpointHealthStatus) Reset() {
 	*x = EndpointHealthStatus{}
-	mi := &file_nearcast_v1_admin_proto_msgTypes[41]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2232,7 +2292,7 @@ func (x *EndpointHealthStatus) String() string {
 func (*EndpointHealthStatus) ProtoMessage() {}
 
 func (x *EndpointHealthStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_admin_proto_msgTypes[41]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2245,7 +2305,7 @@ func (x *EndpointHealthStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointHealthStatus.ProtoReflect.Descriptor instead.
 func (*EndpointHealthStatus) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *EndpointHealthStatus) GetGroupId() string {
@@ -2300,7 +2360,7 @@ type ProberReport struct {
 
 func (x *ProberReport) Reset() {
 	*x = ProberReport{}
-	mi := &file_nearcast_v1_admin_proto_msgTypes[42]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2312,7 +2372,7 @@ func (x *ProberReport) String() string {
 func (*ProberReport) ProtoMessage() {}
 
 func (x *ProberReport) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_admin_proto_msgTypes[42]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2325,7 +2385,7 @@ func (x *ProberReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProberReport.ProtoReflect.Descriptor instead.
 func (*ProberReport) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ProberReport) GetProber() string {
@@ -2352,7 +2412,7 @@ type ListHealthResponse struct {
 
 func (x *ListHealthResponse) Reset() {
 	*x = ListHealthResponse{}
-	mi := &file_nearcast_v1_admin_proto_msgTypes[43]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2364,7 +2424,7 @@ func (x *ListHealthResponse) String() string {
 func (*ListHealthResponse) ProtoMessage() {}
 
 func (x *ListHealthResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_admin_proto_msgTypes[43]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2377,7 +2437,7 @@ func (x *ListHealthResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHealthResponse.ProtoReflect.Descriptor instead.
 func (*ListHealthResponse) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListHealthResponse) GetEndpoints() []*EndpointHealthStatus {
@@ -2405,7 +2465,7 @@ type NodePaths struct {
 
 func (x *NodePaths) Reset() {
 	*x = NodePaths{}
-	mi := &file_nearcast_v1_admin_proto_msgTypes[44]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2417,7 +2477,7 @@ func (x *NodePaths) String() string {
 func (*NodePaths) ProtoMessage() {}
 
 func (x *NodePaths) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_admin_proto_msgTypes[44]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2430,7 +2490,7 @@ func (x *NodePaths) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodePaths.ProtoReflect.Descriptor instead.
 func (*NodePaths) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *NodePaths) GetNode() string {
@@ -2464,7 +2524,7 @@ type ListPathsResponse struct {
 
 func (x *ListPathsResponse) Reset() {
 	*x = ListPathsResponse{}
-	mi := &file_nearcast_v1_admin_proto_msgTypes[45]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2476,7 +2536,7 @@ func (x *ListPathsResponse) String() string {
 func (*ListPathsResponse) ProtoMessage() {}
 
 func (x *ListPathsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_admin_proto_msgTypes[45]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2489,7 +2549,7 @@ func (x *ListPathsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPathsResponse.ProtoReflect.Descriptor instead.
 func (*ListPathsResponse) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ListPathsResponse) GetNodes() []*NodePaths {
@@ -2528,7 +2588,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_nearcast_v1_admin_proto_msgTypes[46]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2540,7 +2600,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_admin_proto_msgTypes[46]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2553,7 +2613,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *StatusResponse) GetCluster() string {
@@ -2645,7 +2705,7 @@ type ControllerStatus struct {
 
 func (x *ControllerStatus) Reset() {
 	*x = ControllerStatus{}
-	mi := &file_nearcast_v1_admin_proto_msgTypes[47]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2657,7 +2717,7 @@ func (x *ControllerStatus) String() string {
 func (*ControllerStatus) ProtoMessage() {}
 
 func (x *ControllerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_admin_proto_msgTypes[47]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2670,7 +2730,7 @@ func (x *ControllerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControllerStatus.ProtoReflect.Descriptor instead.
 func (*ControllerStatus) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ControllerStatus) GetId() string {
@@ -2711,7 +2771,7 @@ type ListAuditResponse struct {
 
 func (x *ListAuditResponse) Reset() {
 	*x = ListAuditResponse{}
-	mi := &file_nearcast_v1_admin_proto_msgTypes[48]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2723,7 +2783,7 @@ func (x *ListAuditResponse) String() string {
 func (*ListAuditResponse) ProtoMessage() {}
 
 func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_admin_proto_msgTypes[48]
+	mi := &file_nearcast_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2736,7 +2796,7 @@ func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditResponse.ProtoReflect.Descriptor instead.
 func (*ListAuditResponse) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_nearcast_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ListAuditResponse) GetEntries() []*AuditEntry {
@@ -2757,7 +2817,7 @@ var File_nearcast_v1_admin_proto protoreflect.FileDescriptor
 
 const file_nearcast_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x17nearcast/v1/admin.proto\x12\vnearcast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16nearcast/v1/node.proto\x1a\x1bnearcast/v1/resources.proto\"\x1c\n" +
+	"\x17nearcast/v1/admin.proto\x12\vnearcast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1anearcast/v1/announce.proto\x1a\x16nearcast/v1/node.proto\x1a\x1bnearcast/v1/resources.proto\"\x1c\n" +
 	"\n" +
 	"GetRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"a\n" +
@@ -2858,7 +2918,12 @@ const file_nearcast_v1_admin_proto_rawDesc = "" +
 	"\x05force\x18\x04 \x01(\bR\x05force\"d\n" +
 	"\x11ListNodesResponse\x12'\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x11.nearcast.v1.NodeR\x05nodes\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"F\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xaa\x01\n" +
+	"\x14UpdateBgpPeerRequest\x12(\n" +
+	"\x04peer\x18\x01 \x01(\v2\x14.nearcast.v1.BgpPeerR\x04peer\x12;\n" +
+	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\n" +
+	"updateMask\x12+\n" +
+	"\x11expected_revision\x18\x03 \x01(\x04R\x10expectedRevision\"F\n" +
 	"\x16CreateJoinTokenRequest\x12,\n" +
 	"\x05token\x18\x01 \x01(\v2\x16.nearcast.v1.JoinTokenR\x05token\"_\n" +
 	"\x17CreateJoinTokenResponse\x12,\n" +
@@ -2940,7 +3005,7 @@ const file_nearcast_v1_admin_proto_rawDesc = "" +
 	"\x06leader\x18\x04 \x01(\bR\x06leader\"n\n" +
 	"\x11ListAuditResponse\x121\n" +
 	"\aentries\x18\x01 \x03(\v2\x17.nearcast.v1.AuditEntryR\aentries\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xb2\"\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xc8&\n" +
 	"\fAdminService\x12T\n" +
 	"\x11CreateAccelerator\x12%.nearcast.v1.CreateAcceleratorRequest\x1a\x18.nearcast.v1.Accelerator\x12C\n" +
 	"\x0eGetAccelerator\x12\x17.nearcast.v1.GetRequest\x1a\x18.nearcast.v1.Accelerator\x12S\n" +
@@ -2989,7 +3054,15 @@ const file_nearcast_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"UpdateNode\x12\x1e.nearcast.v1.UpdateNodeRequest\x1a\x11.nearcast.v1.Node\x12@\n" +
 	"\n" +
-	"DeleteNode\x12\x1a.nearcast.v1.DeleteRequest\x1a\x16.google.protobuf.Empty\x12\\\n" +
+	"DeleteNode\x12\x1a.nearcast.v1.DeleteRequest\x1a\x16.google.protobuf.Empty\x12H\n" +
+	"\rCreateBgpPeer\x12!.nearcast.v1.CreateBgpPeerRequest\x1a\x14.nearcast.v1.BgpPeer\x12;\n" +
+	"\n" +
+	"GetBgpPeer\x12\x17.nearcast.v1.GetRequest\x1a\x14.nearcast.v1.BgpPeer\x12K\n" +
+	"\fListBgpPeers\x12\x18.nearcast.v1.ListRequest\x1a!.nearcast.v1.ListBgpPeersResponse\x12H\n" +
+	"\rUpdateBgpPeer\x12!.nearcast.v1.UpdateBgpPeerRequest\x1a\x14.nearcast.v1.BgpPeer\x12C\n" +
+	"\rDeleteBgpPeer\x12\x1a.nearcast.v1.DeleteRequest\x1a\x16.google.protobuf.Empty\x12U\n" +
+	"\x11ListAnnouncements\x12\x18.nearcast.v1.ListRequest\x1a&.nearcast.v1.ListAnnouncementsResponse\x12Z\n" +
+	"\rSetAnnouncing\x12!.nearcast.v1.SetAnnouncingRequest\x1a&.nearcast.v1.ListAnnouncementsResponse\x12\\\n" +
 	"\x0fCreateJoinToken\x12#.nearcast.v1.CreateJoinTokenRequest\x1a$.nearcast.v1.CreateJoinTokenResponse\x12O\n" +
 	"\x0eListJoinTokens\x12\x18.nearcast.v1.ListRequest\x1a#.nearcast.v1.ListJoinTokensResponse\x12E\n" +
 	"\x0fDeleteJoinToken\x12\x1a.nearcast.v1.DeleteRequest\x1a\x16.google.protobuf.Empty\x12Y\n" +
@@ -3024,7 +3097,7 @@ func file_nearcast_v1_admin_proto_rawDescGZIP() []byte {
 	return file_nearcast_v1_admin_proto_rawDescData
 }
 
-var file_nearcast_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
+var file_nearcast_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_nearcast_v1_admin_proto_goTypes = []any{
 	(*GetRequest)(nil),                 // 0: nearcast.v1.GetRequest
 	(*ListRequest)(nil),                // 1: nearcast.v1.ListRequest
@@ -3054,232 +3127,254 @@ var file_nearcast_v1_admin_proto_goTypes = []any{
 	(*ListRegionsResponse)(nil),        // 25: nearcast.v1.ListRegionsResponse
 	(*UpdateNodeRequest)(nil),          // 26: nearcast.v1.UpdateNodeRequest
 	(*ListNodesResponse)(nil),          // 27: nearcast.v1.ListNodesResponse
-	(*CreateJoinTokenRequest)(nil),     // 28: nearcast.v1.CreateJoinTokenRequest
-	(*CreateJoinTokenResponse)(nil),    // 29: nearcast.v1.CreateJoinTokenResponse
-	(*ListJoinTokensResponse)(nil),     // 30: nearcast.v1.ListJoinTokensResponse
-	(*CreateOperatorRequest)(nil),      // 31: nearcast.v1.CreateOperatorRequest
-	(*CreateOperatorResponse)(nil),     // 32: nearcast.v1.CreateOperatorResponse
-	(*ListOperatorsResponse)(nil),      // 33: nearcast.v1.ListOperatorsResponse
-	(*CreateAccessKeyRequest)(nil),     // 34: nearcast.v1.CreateAccessKeyRequest
-	(*RotateAccessKeyRequest)(nil),     // 35: nearcast.v1.RotateAccessKeyRequest
-	(*AccessKeySecret)(nil),            // 36: nearcast.v1.AccessKeySecret
-	(*ListAccessKeysResponse)(nil),     // 37: nearcast.v1.ListAccessKeysResponse
-	(*TagResourceRequest)(nil),         // 38: nearcast.v1.TagResourceRequest
-	(*UntagResourceRequest)(nil),       // 39: nearcast.v1.UntagResourceRequest
-	(*UpdateSettingsRequest)(nil),      // 40: nearcast.v1.UpdateSettingsRequest
-	(*EndpointHealthStatus)(nil),       // 41: nearcast.v1.EndpointHealthStatus
-	(*ProberReport)(nil),               // 42: nearcast.v1.ProberReport
-	(*ListHealthResponse)(nil),         // 43: nearcast.v1.ListHealthResponse
-	(*NodePaths)(nil),                  // 44: nearcast.v1.NodePaths
-	(*ListPathsResponse)(nil),          // 45: nearcast.v1.ListPathsResponse
-	(*StatusResponse)(nil),             // 46: nearcast.v1.StatusResponse
-	(*ControllerStatus)(nil),           // 47: nearcast.v1.ControllerStatus
-	(*ListAuditResponse)(nil),          // 48: nearcast.v1.ListAuditResponse
-	nil,                                // 49: nearcast.v1.TagResourceRequest.TagsEntry
-	(*Accelerator)(nil),                // 50: nearcast.v1.Accelerator
-	(*fieldmaskpb.FieldMask)(nil),      // 51: google.protobuf.FieldMask
-	(*Listener)(nil),                   // 52: nearcast.v1.Listener
-	(*EndpointGroup)(nil),              // 53: nearcast.v1.EndpointGroup
-	(*Endpoint)(nil),                   // 54: nearcast.v1.Endpoint
-	(*Target)(nil),                     // 55: nearcast.v1.Target
-	(*Pool)(nil),                       // 56: nearcast.v1.Pool
-	(*Site)(nil),                       // 57: nearcast.v1.Site
-	(*Region)(nil),                     // 58: nearcast.v1.Region
-	(*Node)(nil),                       // 59: nearcast.v1.Node
-	(*JoinToken)(nil),                  // 60: nearcast.v1.JoinToken
-	(*Operator)(nil),                   // 61: nearcast.v1.Operator
-	(*AccessKey)(nil),                  // 62: nearcast.v1.AccessKey
-	(*durationpb.Duration)(nil),        // 63: google.protobuf.Duration
-	(*Settings)(nil),                   // 64: nearcast.v1.Settings
-	(HealthState)(0),                   // 65: nearcast.v1.HealthState
-	(*timestamppb.Timestamp)(nil),      // 66: google.protobuf.Timestamp
-	(*EndpointHealth)(nil),             // 67: nearcast.v1.EndpointHealth
-	(*Path)(nil),                       // 68: nearcast.v1.Path
-	(*AuditEntry)(nil),                 // 69: nearcast.v1.AuditEntry
-	(*emptypb.Empty)(nil),              // 70: google.protobuf.Empty
-	(*Snapshot)(nil),                   // 71: nearcast.v1.Snapshot
+	(*UpdateBgpPeerRequest)(nil),       // 28: nearcast.v1.UpdateBgpPeerRequest
+	(*CreateJoinTokenRequest)(nil),     // 29: nearcast.v1.CreateJoinTokenRequest
+	(*CreateJoinTokenResponse)(nil),    // 30: nearcast.v1.CreateJoinTokenResponse
+	(*ListJoinTokensResponse)(nil),     // 31: nearcast.v1.ListJoinTokensResponse
+	(*CreateOperatorRequest)(nil),      // 32: nearcast.v1.CreateOperatorRequest
+	(*CreateOperatorResponse)(nil),     // 33: nearcast.v1.CreateOperatorResponse
+	(*ListOperatorsResponse)(nil),      // 34: nearcast.v1.ListOperatorsResponse
+	(*CreateAccessKeyRequest)(nil),     // 35: nearcast.v1.CreateAccessKeyRequest
+	(*RotateAccessKeyRequest)(nil),     // 36: nearcast.v1.RotateAccessKeyRequest
+	(*AccessKeySecret)(nil),            // 37: nearcast.v1.AccessKeySecret
+	(*ListAccessKeysResponse)(nil),     // 38: nearcast.v1.ListAccessKeysResponse
+	(*TagResourceRequest)(nil),         // 39: nearcast.v1.TagResourceRequest
+	(*UntagResourceRequest)(nil),       // 40: nearcast.v1.UntagResourceRequest
+	(*UpdateSettingsRequest)(nil),      // 41: nearcast.v1.UpdateSettingsRequest
+	(*EndpointHealthStatus)(nil),       // 42: nearcast.v1.EndpointHealthStatus
+	(*ProberReport)(nil),               // 43: nearcast.v1.ProberReport
+	(*ListHealthResponse)(nil),         // 44: nearcast.v1.ListHealthResponse
+	(*NodePaths)(nil),                  // 45: nearcast.v1.NodePaths
+	(*ListPathsResponse)(nil),          // 46: nearcast.v1.ListPathsResponse
+	(*StatusResponse)(nil),             // 47: nearcast.v1.StatusResponse
+	(*ControllerStatus)(nil),           // 48: nearcast.v1.ControllerStatus
+	(*ListAuditResponse)(nil),          // 49: nearcast.v1.ListAuditResponse
+	nil,                                // 50: nearcast.v1.TagResourceRequest.TagsEntry
+	(*Accelerator)(nil),                // 51: nearcast.v1.Accelerator
+	(*fieldmaskpb.FieldMask)(nil),      // 52: google.protobuf.FieldMask
+	(*Listener)(nil),                   // 53: nearcast.v1.Listener
+	(*EndpointGroup)(nil),              // 54: nearcast.v1.EndpointGroup
+	(*Endpoint)(nil),                   // 55: nearcast.v1.Endpoint
+	(*Target)(nil),                     // 56: nearcast.v1.Target
+	(*Pool)(nil),                       // 57: nearcast.v1.Pool
+	(*Site)(nil),                       // 58: nearcast.v1.Site
+	(*Region)(nil),                     // 59: nearcast.v1.Region
+	(*Node)(nil),                       // 60: nearcast.v1.Node
+	(*BgpPeer)(nil),                    // 61: nearcast.v1.BgpPeer
+	(*JoinToken)(nil),                  // 62: nearcast.v1.JoinToken
+	(*Operator)(nil),                   // 63: nearcast.v1.Operator
+	(*AccessKey)(nil),                  // 64: nearcast.v1.AccessKey
+	(*durationpb.Duration)(nil),        // 65: google.protobuf.Duration
+	(*Settings)(nil),                   // 66: nearcast.v1.Settings
+	(HealthState)(0),                   // 67: nearcast.v1.HealthState
+	(*timestamppb.Timestamp)(nil),      // 68: google.protobuf.Timestamp
+	(*EndpointHealth)(nil),             // 69: nearcast.v1.EndpointHealth
+	(*Path)(nil),                       // 70: nearcast.v1.Path
+	(*AuditEntry)(nil),                 // 71: nearcast.v1.AuditEntry
+	(*CreateBgpPeerRequest)(nil),       // 72: nearcast.v1.CreateBgpPeerRequest
+	(*SetAnnouncingRequest)(nil),       // 73: nearcast.v1.SetAnnouncingRequest
+	(*emptypb.Empty)(nil),              // 74: google.protobuf.Empty
+	(*ListBgpPeersResponse)(nil),       // 75: nearcast.v1.ListBgpPeersResponse
+	(*ListAnnouncementsResponse)(nil),  // 76: nearcast.v1.ListAnnouncementsResponse
+	(*Snapshot)(nil),                   // 77: nearcast.v1.Snapshot
 }
 var file_nearcast_v1_admin_proto_depIdxs = []int32{
-	50,  // 0: nearcast.v1.CreateAcceleratorRequest.accelerator:type_name -> nearcast.v1.Accelerator
-	50,  // 1: nearcast.v1.UpdateAcceleratorRequest.accelerator:type_name -> nearcast.v1.Accelerator
-	51,  // 2: nearcast.v1.UpdateAcceleratorRequest.update_mask:type_name -> google.protobuf.FieldMask
-	50,  // 3: nearcast.v1.ListAcceleratorsResponse.accelerators:type_name -> nearcast.v1.Accelerator
-	52,  // 4: nearcast.v1.CreateListenerRequest.listener:type_name -> nearcast.v1.Listener
-	52,  // 5: nearcast.v1.UpdateListenerRequest.listener:type_name -> nearcast.v1.Listener
-	51,  // 6: nearcast.v1.UpdateListenerRequest.update_mask:type_name -> google.protobuf.FieldMask
-	52,  // 7: nearcast.v1.ListListenersResponse.listeners:type_name -> nearcast.v1.Listener
-	53,  // 8: nearcast.v1.CreateEndpointGroupRequest.group:type_name -> nearcast.v1.EndpointGroup
-	53,  // 9: nearcast.v1.UpdateEndpointGroupRequest.group:type_name -> nearcast.v1.EndpointGroup
-	51,  // 10: nearcast.v1.UpdateEndpointGroupRequest.update_mask:type_name -> google.protobuf.FieldMask
-	53,  // 11: nearcast.v1.ListEndpointGroupsResponse.groups:type_name -> nearcast.v1.EndpointGroup
-	54,  // 12: nearcast.v1.AddEndpointsRequest.endpoints:type_name -> nearcast.v1.Endpoint
-	54,  // 13: nearcast.v1.UpdateEndpointsRequest.endpoints:type_name -> nearcast.v1.Endpoint
-	55,  // 14: nearcast.v1.CreateTargetRequest.target:type_name -> nearcast.v1.Target
-	55,  // 15: nearcast.v1.UpdateTargetRequest.target:type_name -> nearcast.v1.Target
-	51,  // 16: nearcast.v1.UpdateTargetRequest.update_mask:type_name -> google.protobuf.FieldMask
-	55,  // 17: nearcast.v1.ListTargetsResponse.targets:type_name -> nearcast.v1.Target
-	56,  // 18: nearcast.v1.CreatePoolRequest.pool:type_name -> nearcast.v1.Pool
-	56,  // 19: nearcast.v1.UpdatePoolRequest.pool:type_name -> nearcast.v1.Pool
-	51,  // 20: nearcast.v1.UpdatePoolRequest.update_mask:type_name -> google.protobuf.FieldMask
-	56,  // 21: nearcast.v1.ListPoolsResponse.pools:type_name -> nearcast.v1.Pool
-	57,  // 22: nearcast.v1.CreateSiteRequest.site:type_name -> nearcast.v1.Site
-	57,  // 23: nearcast.v1.UpdateSiteRequest.site:type_name -> nearcast.v1.Site
-	51,  // 24: nearcast.v1.UpdateSiteRequest.update_mask:type_name -> google.protobuf.FieldMask
-	57,  // 25: nearcast.v1.ListSitesResponse.sites:type_name -> nearcast.v1.Site
-	58,  // 26: nearcast.v1.CreateRegionRequest.region:type_name -> nearcast.v1.Region
-	58,  // 27: nearcast.v1.ListRegionsResponse.regions:type_name -> nearcast.v1.Region
-	59,  // 28: nearcast.v1.UpdateNodeRequest.node:type_name -> nearcast.v1.Node
-	51,  // 29: nearcast.v1.UpdateNodeRequest.update_mask:type_name -> google.protobuf.FieldMask
-	59,  // 30: nearcast.v1.ListNodesResponse.nodes:type_name -> nearcast.v1.Node
-	60,  // 31: nearcast.v1.CreateJoinTokenRequest.token:type_name -> nearcast.v1.JoinToken
-	60,  // 32: nearcast.v1.CreateJoinTokenResponse.token:type_name -> nearcast.v1.JoinToken
-	60,  // 33: nearcast.v1.ListJoinTokensResponse.tokens:type_name -> nearcast.v1.JoinToken
-	61,  // 34: nearcast.v1.CreateOperatorRequest.operator:type_name -> nearcast.v1.Operator
-	61,  // 35: nearcast.v1.CreateOperatorResponse.operator:type_name -> nearcast.v1.Operator
-	61,  // 36: nearcast.v1.ListOperatorsResponse.operators:type_name -> nearcast.v1.Operator
-	62,  // 37: nearcast.v1.CreateAccessKeyRequest.key:type_name -> nearcast.v1.AccessKey
-	63,  // 38: nearcast.v1.RotateAccessKeyRequest.grace:type_name -> google.protobuf.Duration
-	62,  // 39: nearcast.v1.AccessKeySecret.key:type_name -> nearcast.v1.AccessKey
-	62,  // 40: nearcast.v1.ListAccessKeysResponse.keys:type_name -> nearcast.v1.AccessKey
-	49,  // 41: nearcast.v1.TagResourceRequest.tags:type_name -> nearcast.v1.TagResourceRequest.TagsEntry
-	64,  // 42: nearcast.v1.UpdateSettingsRequest.settings:type_name -> nearcast.v1.Settings
-	51,  // 43: nearcast.v1.UpdateSettingsRequest.update_mask:type_name -> google.protobuf.FieldMask
-	65,  // 44: nearcast.v1.EndpointHealthStatus.verdict:type_name -> nearcast.v1.HealthState
-	66,  // 45: nearcast.v1.EndpointHealthStatus.since:type_name -> google.protobuf.Timestamp
-	42,  // 46: nearcast.v1.EndpointHealthStatus.reports:type_name -> nearcast.v1.ProberReport
-	67,  // 47: nearcast.v1.ProberReport.health:type_name -> nearcast.v1.EndpointHealth
-	41,  // 48: nearcast.v1.ListHealthResponse.endpoints:type_name -> nearcast.v1.EndpointHealthStatus
-	68,  // 49: nearcast.v1.NodePaths.paths:type_name -> nearcast.v1.Path
-	66,  // 50: nearcast.v1.NodePaths.time:type_name -> google.protobuf.Timestamp
-	44,  // 51: nearcast.v1.ListPathsResponse.nodes:type_name -> nearcast.v1.NodePaths
-	59,  // 52: nearcast.v1.StatusResponse.nodes:type_name -> nearcast.v1.Node
-	47,  // 53: nearcast.v1.StatusResponse.controllers:type_name -> nearcast.v1.ControllerStatus
-	69,  // 54: nearcast.v1.ListAuditResponse.entries:type_name -> nearcast.v1.AuditEntry
-	3,   // 55: nearcast.v1.AdminService.CreateAccelerator:input_type -> nearcast.v1.CreateAcceleratorRequest
-	0,   // 56: nearcast.v1.AdminService.GetAccelerator:input_type -> nearcast.v1.GetRequest
-	1,   // 57: nearcast.v1.AdminService.ListAccelerators:input_type -> nearcast.v1.ListRequest
-	4,   // 58: nearcast.v1.AdminService.UpdateAccelerator:input_type -> nearcast.v1.UpdateAcceleratorRequest
-	2,   // 59: nearcast.v1.AdminService.DeleteAccelerator:input_type -> nearcast.v1.DeleteRequest
-	6,   // 60: nearcast.v1.AdminService.CreateListener:input_type -> nearcast.v1.CreateListenerRequest
-	0,   // 61: nearcast.v1.AdminService.GetListener:input_type -> nearcast.v1.GetRequest
-	1,   // 62: nearcast.v1.AdminService.ListListeners:input_type -> nearcast.v1.ListRequest
-	7,   // 63: nearcast.v1.AdminService.UpdateListener:input_type -> nearcast.v1.UpdateListenerRequest
-	2,   // 64: nearcast.v1.AdminService.DeleteListener:input_type -> nearcast.v1.DeleteRequest
-	9,   // 65: nearcast.v1.AdminService.CreateEndpointGroup:input_type -> nearcast.v1.CreateEndpointGroupRequest
-	0,   // 66: nearcast.v1.AdminService.GetEndpointGroup:input_type -> nearcast.v1.GetRequest
-	1,   // 67: nearcast.v1.AdminService.ListEndpointGroups:input_type -> nearcast.v1.ListRequest
-	10,  // 68: nearcast.v1.AdminService.UpdateEndpointGroup:input_type -> nearcast.v1.UpdateEndpointGroupRequest
-	2,   // 69: nearcast.v1.AdminService.DeleteEndpointGroup:input_type -> nearcast.v1.DeleteRequest
-	12,  // 70: nearcast.v1.AdminService.AddEndpoints:input_type -> nearcast.v1.AddEndpointsRequest
-	13,  // 71: nearcast.v1.AdminService.UpdateEndpoints:input_type -> nearcast.v1.UpdateEndpointsRequest
-	14,  // 72: nearcast.v1.AdminService.RemoveEndpoints:input_type -> nearcast.v1.RemoveEndpointsRequest
-	15,  // 73: nearcast.v1.AdminService.CreateTarget:input_type -> nearcast.v1.CreateTargetRequest
-	0,   // 74: nearcast.v1.AdminService.GetTarget:input_type -> nearcast.v1.GetRequest
-	1,   // 75: nearcast.v1.AdminService.ListTargets:input_type -> nearcast.v1.ListRequest
-	16,  // 76: nearcast.v1.AdminService.UpdateTarget:input_type -> nearcast.v1.UpdateTargetRequest
-	2,   // 77: nearcast.v1.AdminService.DeleteTarget:input_type -> nearcast.v1.DeleteRequest
-	18,  // 78: nearcast.v1.AdminService.CreatePool:input_type -> nearcast.v1.CreatePoolRequest
-	0,   // 79: nearcast.v1.AdminService.GetPool:input_type -> nearcast.v1.GetRequest
-	1,   // 80: nearcast.v1.AdminService.ListPools:input_type -> nearcast.v1.ListRequest
-	19,  // 81: nearcast.v1.AdminService.UpdatePool:input_type -> nearcast.v1.UpdatePoolRequest
-	2,   // 82: nearcast.v1.AdminService.DeletePool:input_type -> nearcast.v1.DeleteRequest
-	21,  // 83: nearcast.v1.AdminService.CreateSite:input_type -> nearcast.v1.CreateSiteRequest
-	0,   // 84: nearcast.v1.AdminService.GetSite:input_type -> nearcast.v1.GetRequest
-	1,   // 85: nearcast.v1.AdminService.ListSites:input_type -> nearcast.v1.ListRequest
-	22,  // 86: nearcast.v1.AdminService.UpdateSite:input_type -> nearcast.v1.UpdateSiteRequest
-	2,   // 87: nearcast.v1.AdminService.DeleteSite:input_type -> nearcast.v1.DeleteRequest
-	24,  // 88: nearcast.v1.AdminService.CreateRegion:input_type -> nearcast.v1.CreateRegionRequest
-	1,   // 89: nearcast.v1.AdminService.ListRegions:input_type -> nearcast.v1.ListRequest
-	2,   // 90: nearcast.v1.AdminService.DeleteRegion:input_type -> nearcast.v1.DeleteRequest
-	0,   // 91: nearcast.v1.AdminService.GetNode:input_type -> nearcast.v1.GetRequest
-	1,   // 92: nearcast.v1.AdminService.ListNodes:input_type -> nearcast.v1.ListRequest
-	26,  // 93: nearcast.v1.AdminService.UpdateNode:input_type -> nearcast.v1.UpdateNodeRequest
-	2,   // 94: nearcast.v1.AdminService.DeleteNode:input_type -> nearcast.v1.DeleteRequest
-	28,  // 95: nearcast.v1.AdminService.CreateJoinToken:input_type -> nearcast.v1.CreateJoinTokenRequest
-	1,   // 96: nearcast.v1.AdminService.ListJoinTokens:input_type -> nearcast.v1.ListRequest
-	2,   // 97: nearcast.v1.AdminService.DeleteJoinToken:input_type -> nearcast.v1.DeleteRequest
-	31,  // 98: nearcast.v1.AdminService.CreateOperator:input_type -> nearcast.v1.CreateOperatorRequest
-	1,   // 99: nearcast.v1.AdminService.ListOperators:input_type -> nearcast.v1.ListRequest
-	2,   // 100: nearcast.v1.AdminService.DeleteOperator:input_type -> nearcast.v1.DeleteRequest
-	34,  // 101: nearcast.v1.AdminService.CreateAccessKey:input_type -> nearcast.v1.CreateAccessKeyRequest
-	1,   // 102: nearcast.v1.AdminService.ListAccessKeys:input_type -> nearcast.v1.ListRequest
-	35,  // 103: nearcast.v1.AdminService.RotateAccessKey:input_type -> nearcast.v1.RotateAccessKeyRequest
-	2,   // 104: nearcast.v1.AdminService.DeleteAccessKey:input_type -> nearcast.v1.DeleteRequest
-	38,  // 105: nearcast.v1.AdminService.TagResource:input_type -> nearcast.v1.TagResourceRequest
-	39,  // 106: nearcast.v1.AdminService.UntagResource:input_type -> nearcast.v1.UntagResourceRequest
-	70,  // 107: nearcast.v1.AdminService.GetSettings:input_type -> google.protobuf.Empty
-	40,  // 108: nearcast.v1.AdminService.UpdateSettings:input_type -> nearcast.v1.UpdateSettingsRequest
-	1,   // 109: nearcast.v1.AdminService.ListHealth:input_type -> nearcast.v1.ListRequest
-	1,   // 110: nearcast.v1.AdminService.ListPaths:input_type -> nearcast.v1.ListRequest
-	70,  // 111: nearcast.v1.AdminService.GetStatus:input_type -> google.protobuf.Empty
-	70,  // 112: nearcast.v1.AdminService.GetSnapshot:input_type -> google.protobuf.Empty
-	1,   // 113: nearcast.v1.AdminService.ListAudit:input_type -> nearcast.v1.ListRequest
-	70,  // 114: nearcast.v1.AdminService.WhoAmI:input_type -> google.protobuf.Empty
-	50,  // 115: nearcast.v1.AdminService.CreateAccelerator:output_type -> nearcast.v1.Accelerator
-	50,  // 116: nearcast.v1.AdminService.GetAccelerator:output_type -> nearcast.v1.Accelerator
-	5,   // 117: nearcast.v1.AdminService.ListAccelerators:output_type -> nearcast.v1.ListAcceleratorsResponse
-	50,  // 118: nearcast.v1.AdminService.UpdateAccelerator:output_type -> nearcast.v1.Accelerator
-	70,  // 119: nearcast.v1.AdminService.DeleteAccelerator:output_type -> google.protobuf.Empty
-	52,  // 120: nearcast.v1.AdminService.CreateListener:output_type -> nearcast.v1.Listener
-	52,  // 121: nearcast.v1.AdminService.GetListener:output_type -> nearcast.v1.Listener
-	8,   // 122: nearcast.v1.AdminService.ListListeners:output_type -> nearcast.v1.ListListenersResponse
-	52,  // 123: nearcast.v1.AdminService.UpdateListener:output_type -> nearcast.v1.Listener
-	70,  // 124: nearcast.v1.AdminService.DeleteListener:output_type -> google.protobuf.Empty
-	53,  // 125: nearcast.v1.AdminService.CreateEndpointGroup:output_type -> nearcast.v1.EndpointGroup
-	53,  // 126: nearcast.v1.AdminService.GetEndpointGroup:output_type -> nearcast.v1.EndpointGroup
-	11,  // 127: nearcast.v1.AdminService.ListEndpointGroups:output_type -> nearcast.v1.ListEndpointGroupsResponse
-	53,  // 128: nearcast.v1.AdminService.UpdateEndpointGroup:output_type -> nearcast.v1.EndpointGroup
-	70,  // 129: nearcast.v1.AdminService.DeleteEndpointGroup:output_type -> google.protobuf.Empty
-	53,  // 130: nearcast.v1.AdminService.AddEndpoints:output_type -> nearcast.v1.EndpointGroup
-	53,  // 131: nearcast.v1.AdminService.UpdateEndpoints:output_type -> nearcast.v1.EndpointGroup
-	53,  // 132: nearcast.v1.AdminService.RemoveEndpoints:output_type -> nearcast.v1.EndpointGroup
-	55,  // 133: nearcast.v1.AdminService.CreateTarget:output_type -> nearcast.v1.Target
-	55,  // 134: nearcast.v1.AdminService.GetTarget:output_type -> nearcast.v1.Target
-	17,  // 135: nearcast.v1.AdminService.ListTargets:output_type -> nearcast.v1.ListTargetsResponse
-	55,  // 136: nearcast.v1.AdminService.UpdateTarget:output_type -> nearcast.v1.Target
-	70,  // 137: nearcast.v1.AdminService.DeleteTarget:output_type -> google.protobuf.Empty
-	56,  // 138: nearcast.v1.AdminService.CreatePool:output_type -> nearcast.v1.Pool
-	56,  // 139: nearcast.v1.AdminService.GetPool:output_type -> nearcast.v1.Pool
-	20,  // 140: nearcast.v1.AdminService.ListPools:output_type -> nearcast.v1.ListPoolsResponse
-	56,  // 141: nearcast.v1.AdminService.UpdatePool:output_type -> nearcast.v1.Pool
-	70,  // 142: nearcast.v1.AdminService.DeletePool:output_type -> google.protobuf.Empty
-	57,  // 143: nearcast.v1.AdminService.CreateSite:output_type -> nearcast.v1.Site
-	57,  // 144: nearcast.v1.AdminService.GetSite:output_type -> nearcast.v1.Site
-	23,  // 145: nearcast.v1.AdminService.ListSites:output_type -> nearcast.v1.ListSitesResponse
-	57,  // 146: nearcast.v1.AdminService.UpdateSite:output_type -> nearcast.v1.Site
-	70,  // 147: nearcast.v1.AdminService.DeleteSite:output_type -> google.protobuf.Empty
-	58,  // 148: nearcast.v1.AdminService.CreateRegion:output_type -> nearcast.v1.Region
-	25,  // 149: nearcast.v1.AdminService.ListRegions:output_type -> nearcast.v1.ListRegionsResponse
-	70,  // 150: nearcast.v1.AdminService.DeleteRegion:output_type -> google.protobuf.Empty
-	59,  // 151: nearcast.v1.AdminService.GetNode:output_type -> nearcast.v1.Node
-	27,  // 152: nearcast.v1.AdminService.ListNodes:output_type -> nearcast.v1.ListNodesResponse
-	59,  // 153: nearcast.v1.AdminService.UpdateNode:output_type -> nearcast.v1.Node
-	70,  // 154: nearcast.v1.AdminService.DeleteNode:output_type -> google.protobuf.Empty
-	29,  // 155: nearcast.v1.AdminService.CreateJoinToken:output_type -> nearcast.v1.CreateJoinTokenResponse
-	30,  // 156: nearcast.v1.AdminService.ListJoinTokens:output_type -> nearcast.v1.ListJoinTokensResponse
-	70,  // 157: nearcast.v1.AdminService.DeleteJoinToken:output_type -> google.protobuf.Empty
-	32,  // 158: nearcast.v1.AdminService.CreateOperator:output_type -> nearcast.v1.CreateOperatorResponse
-	33,  // 159: nearcast.v1.AdminService.ListOperators:output_type -> nearcast.v1.ListOperatorsResponse
-	70,  // 160: nearcast.v1.AdminService.DeleteOperator:output_type -> google.protobuf.Empty
-	36,  // 161: nearcast.v1.AdminService.CreateAccessKey:output_type -> nearcast.v1.AccessKeySecret
-	37,  // 162: nearcast.v1.AdminService.ListAccessKeys:output_type -> nearcast.v1.ListAccessKeysResponse
-	36,  // 163: nearcast.v1.AdminService.RotateAccessKey:output_type -> nearcast.v1.AccessKeySecret
-	70,  // 164: nearcast.v1.AdminService.DeleteAccessKey:output_type -> google.protobuf.Empty
-	70,  // 165: nearcast.v1.AdminService.TagResource:output_type -> google.protobuf.Empty
-	70,  // 166: nearcast.v1.AdminService.UntagResource:output_type -> google.protobuf.Empty
-	64,  // 167: nearcast.v1.AdminService.GetSettings:output_type -> nearcast.v1.Settings
-	64,  // 168: nearcast.v1.AdminService.UpdateSettings:output_type -> nearcast.v1.Settings
-	43,  // 169: nearcast.v1.AdminService.ListHealth:output_type -> nearcast.v1.ListHealthResponse
-	45,  // 170: nearcast.v1.AdminService.ListPaths:output_type -> nearcast.v1.ListPathsResponse
-	46,  // 171: nearcast.v1.AdminService.GetStatus:output_type -> nearcast.v1.StatusResponse
-	71,  // 172: nearcast.v1.AdminService.GetSnapshot:output_type -> nearcast.v1.Snapshot
-	48,  // 173: nearcast.v1.AdminService.ListAudit:output_type -> nearcast.v1.ListAuditResponse
-	61,  // 174: nearcast.v1.AdminService.WhoAmI:output_type -> nearcast.v1.Operator
-	115, // [115:175] is the sub-list for method output_type
-	55,  // [55:115] is the sub-list for method input_type
-	55,  // [55:55] is the sub-list for extension type_name
-	55,  // [55:55] is the sub-list for extension extendee
-	0,   // [0:55] is the sub-list for field type_name
+	51,  // 0: nearcast.v1.CreateAcceleratorRequest.accelerator:type_name -> nearcast.v1.Accelerator
+	51,  // 1: nearcast.v1.UpdateAcceleratorRequest.accelerator:type_name -> nearcast.v1.Accelerator
+	52,  // 2: nearcast.v1.UpdateAcceleratorRequest.update_mask:type_name -> google.protobuf.FieldMask
+	51,  // 3: nearcast.v1.ListAcceleratorsResponse.accelerators:type_name -> nearcast.v1.Accelerator
+	53,  // 4: nearcast.v1.CreateListenerRequest.listener:type_name -> nearcast.v1.Listener
+	53,  // 5: nearcast.v1.UpdateListenerRequest.listener:type_name -> nearcast.v1.Listener
+	52,  // 6: nearcast.v1.UpdateListenerRequest.update_mask:type_name -> google.protobuf.FieldMask
+	53,  // 7: nearcast.v1.ListListenersResponse.listeners:type_name -> nearcast.v1.Listener
+	54,  // 8: nearcast.v1.CreateEndpointGroupRequest.group:type_name -> nearcast.v1.EndpointGroup
+	54,  // 9: nearcast.v1.UpdateEndpointGroupRequest.group:type_name -> nearcast.v1.EndpointGroup
+	52,  // 10: nearcast.v1.UpdateEndpointGroupRequest.update_mask:type_name -> google.protobuf.FieldMask
+	54,  // 11: nearcast.v1.ListEndpointGroupsResponse.groups:type_name -> nearcast.v1.EndpointGroup
+	55,  // 12: nearcast.v1.AddEndpointsRequest.endpoints:type_name -> nearcast.v1.Endpoint
+	55,  // 13: nearcast.v1.UpdateEndpointsRequest.endpoints:type_name -> nearcast.v1.Endpoint
+	56,  // 14: nearcast.v1.CreateTargetRequest.target:type_name -> nearcast.v1.Target
+	56,  // 15: nearcast.v1.UpdateTargetRequest.target:type_name -> nearcast.v1.Target
+	52,  // 16: nearcast.v1.UpdateTargetRequest.update_mask:type_name -> google.protobuf.FieldMask
+	56,  // 17: nearcast.v1.ListTargetsResponse.targets:type_name -> nearcast.v1.Target
+	57,  // 18: nearcast.v1.CreatePoolRequest.pool:type_name -> nearcast.v1.Pool
+	57,  // 19: nearcast.v1.UpdatePoolRequest.pool:type_name -> nearcast.v1.Pool
+	52,  // 20: nearcast.v1.UpdatePoolRequest.update_mask:type_name -> google.protobuf.FieldMask
+	57,  // 21: nearcast.v1.ListPoolsResponse.pools:type_name -> nearcast.v1.Pool
+	58,  // 22: nearcast.v1.CreateSiteRequest.site:type_name -> nearcast.v1.Site
+	58,  // 23: nearcast.v1.UpdateSiteRequest.site:type_name -> nearcast.v1.Site
+	52,  // 24: nearcast.v1.UpdateSiteRequest.update_mask:type_name -> google.protobuf.FieldMask
+	58,  // 25: nearcast.v1.ListSitesResponse.sites:type_name -> nearcast.v1.Site
+	59,  // 26: nearcast.v1.CreateRegionRequest.region:type_name -> nearcast.v1.Region
+	59,  // 27: nearcast.v1.ListRegionsResponse.regions:type_name -> nearcast.v1.Region
+	60,  // 28: nearcast.v1.UpdateNodeRequest.node:type_name -> nearcast.v1.Node
+	52,  // 29: nearcast.v1.UpdateNodeRequest.update_mask:type_name -> google.protobuf.FieldMask
+	60,  // 30: nearcast.v1.ListNodesResponse.nodes:type_name -> nearcast.v1.Node
+	61,  // 31: nearcast.v1.UpdateBgpPeerRequest.peer:type_name -> nearcast.v1.BgpPeer
+	52,  // 32: nearcast.v1.UpdateBgpPeerRequest.update_mask:type_name -> google.protobuf.FieldMask
+	62,  // 33: nearcast.v1.CreateJoinTokenRequest.token:type_name -> nearcast.v1.JoinToken
+	62,  // 34: nearcast.v1.CreateJoinTokenResponse.token:type_name -> nearcast.v1.JoinToken
+	62,  // 35: nearcast.v1.ListJoinTokensResponse.tokens:type_name -> nearcast.v1.JoinToken
+	63,  // 36: nearcast.v1.CreateOperatorRequest.operator:type_name -> nearcast.v1.Operator
+	63,  // 37: nearcast.v1.CreateOperatorResponse.operator:type_name -> nearcast.v1.Operator
+	63,  // 38: nearcast.v1.ListOperatorsResponse.operators:type_name -> nearcast.v1.Operator
+	64,  // 39: nearcast.v1.CreateAccessKeyRequest.key:type_name -> nearcast.v1.AccessKey
+	65,  // 40: nearcast.v1.RotateAccessKeyRequest.grace:type_name -> google.protobuf.Duration
+	64,  // 41: nearcast.v1.AccessKeySecret.key:type_name -> nearcast.v1.AccessKey
+	64,  // 42: nearcast.v1.ListAccessKeysResponse.keys:type_name -> nearcast.v1.AccessKey
+	50,  // 43: nearcast.v1.TagResourceRequest.tags:type_name -> nearcast.v1.TagResourceRequest.TagsEntry
+	66,  // 44: nearcast.v1.UpdateSettingsRequest.settings:type_name -> nearcast.v1.Settings
+	52,  // 45: nearcast.v1.UpdateSettingsRequest.update_mask:type_name -> google.protobuf.FieldMask
+	67,  // 46: nearcast.v1.EndpointHealthStatus.verdict:type_name -> nearcast.v1.HealthState
+	68,  // 47: nearcast.v1.EndpointHealthStatus.since:type_name -> google.protobuf.Timestamp
+	43,  // 48: nearcast.v1.EndpointHealthStatus.reports:type_name -> nearcast.v1.ProberReport
+	69,  // 49: nearcast.v1.ProberReport.health:type_name -> nearcast.v1.EndpointHealth
+	42,  // 50: nearcast.v1.ListHealthResponse.endpoints:type_name -> nearcast.v1.EndpointHealthStatus
+	70,  // 51: nearcast.v1.NodePaths.paths:type_name -> nearcast.v1.Path
+	68,  // 52: nearcast.v1.NodePaths.time:type_name -> google.protobuf.Timestamp
+	45,  // 53: nearcast.v1.ListPathsResponse.nodes:type_name -> nearcast.v1.NodePaths
+	60,  // 54: nearcast.v1.StatusResponse.nodes:type_name -> nearcast.v1.Node
+	48,  // 55: nearcast.v1.StatusResponse.controllers:type_name -> nearcast.v1.ControllerStatus
+	71,  // 56: nearcast.v1.ListAuditResponse.entries:type_name -> nearcast.v1.AuditEntry
+	3,   // 57: nearcast.v1.AdminService.CreateAccelerator:input_type -> nearcast.v1.CreateAcceleratorRequest
+	0,   // 58: nearcast.v1.AdminService.GetAccelerator:input_type -> nearcast.v1.GetRequest
+	1,   // 59: nearcast.v1.AdminService.ListAccelerators:input_type -> nearcast.v1.ListRequest
+	4,   // 60: nearcast.v1.AdminService.UpdateAccelerator:input_type -> nearcast.v1.UpdateAcceleratorRequest
+	2,   // 61: nearcast.v1.AdminService.DeleteAccelerator:input_type -> nearcast.v1.DeleteRequest
+	6,   // 62: nearcast.v1.AdminService.CreateListener:input_type -> nearcast.v1.CreateListenerRequest
+	0,   // 63: nearcast.v1.AdminService.GetListener:input_type -> nearcast.v1.GetRequest
+	1,   // 64: nearcast.v1.AdminService.ListListeners:input_type -> nearcast.v1.ListRequest
+	7,   // 65: nearcast.v1.AdminService.UpdateListener:input_type -> nearcast.v1.UpdateListenerRequest
+	2,   // 66: nearcast.v1.AdminService.DeleteListener:input_type -> nearcast.v1.DeleteRequest
+	9,   // 67: nearcast.v1.AdminService.CreateEndpointGroup:input_type -> nearcast.v1.CreateEndpointGroupRequest
+	0,   // 68: nearcast.v1.AdminService.GetEndpointGroup:input_type -> nearcast.v1.GetRequest
+	1,   // 69: nearcast.v1.AdminService.ListEndpointGroups:input_type -> nearcast.v1.ListRequest
+	10,  // 70: nearcast.v1.AdminService.UpdateEndpointGroup:input_type -> nearcast.v1.UpdateEndpointGroupRequest
+	2,   // 71: nearcast.v1.AdminService.DeleteEndpointGroup:input_type -> nearcast.v1.DeleteRequest
+	12,  // 72: nearcast.v1.AdminService.AddEndpoints:input_type -> nearcast.v1.AddEndpointsRequest
+	13,  // 73: nearcast.v1.AdminService.UpdateEndpoints:input_type -> nearcast.v1.UpdateEndpointsRequest
+	14,  // 74: nearcast.v1.AdminService.RemoveEndpoints:input_type -> nearcast.v1.RemoveEndpointsRequest
+	15,  // 75: nearcast.v1.AdminService.CreateTarget:input_type -> nearcast.v1.CreateTargetRequest
+	0,   // 76: nearcast.v1.AdminService.GetTarget:input_type -> nearcast.v1.GetRequest
+	1,   // 77: nearcast.v1.AdminService.ListTargets:input_type -> nearcast.v1.ListRequest
+	16,  // 78: nearcast.v1.AdminService.UpdateTarget:input_type -> nearcast.v1.UpdateTargetRequest
+	2,   // 79: nearcast.v1.AdminService.DeleteTarget:input_type -> nearcast.v1.DeleteRequest
+	18,  // 80: nearcast.v1.AdminService.CreatePool:input_type -> nearcast.v1.CreatePoolRequest
+	0,   // 81: nearcast.v1.AdminService.GetPool:input_type -> nearcast.v1.GetRequest
+	1,   // 82: nearcast.v1.AdminService.ListPools:input_type -> nearcast.v1.ListRequest
+	19,  // 83: nearcast.v1.AdminService.UpdatePool:input_type -> nearcast.v1.UpdatePoolRequest
+	2,   // 84: nearcast.v1.AdminService.DeletePool:input_type -> nearcast.v1.DeleteRequest
+	21,  // 85: nearcast.v1.AdminService.CreateSite:input_type -> nearcast.v1.CreateSiteRequest
+	0,   // 86: nearcast.v1.AdminService.GetSite:input_type -> nearcast.v1.GetRequest
+	1,   // 87: nearcast.v1.AdminService.ListSites:input_type -> nearcast.v1.ListRequest
+	22,  // 88: nearcast.v1.AdminService.UpdateSite:input_type -> nearcast.v1.UpdateSiteRequest
+	2,   // 89: nearcast.v1.AdminService.DeleteSite:input_type -> nearcast.v1.DeleteRequest
+	24,  // 90: nearcast.v1.AdminService.CreateRegion:input_type -> nearcast.v1.CreateRegionRequest
+	1,   // 91: nearcast.v1.AdminService.ListRegions:input_type -> nearcast.v1.ListRequest
+	2,   // 92: nearcast.v1.AdminService.DeleteRegion:input_type -> nearcast.v1.DeleteRequest
+	0,   // 93: nearcast.v1.AdminService.GetNode:input_type -> nearcast.v1.GetRequest
+	1,   // 94: nearcast.v1.AdminService.ListNodes:input_type -> nearcast.v1.ListRequest
+	26,  // 95: nearcast.v1.AdminService.UpdateNode:input_type -> nearcast.v1.UpdateNodeRequest
+	2,   // 96: nearcast.v1.AdminService.DeleteNode:input_type -> nearcast.v1.DeleteRequest
+	72,  // 97: nearcast.v1.AdminService.CreateBgpPeer:input_type -> nearcast.v1.CreateBgpPeerRequest
+	0,   // 98: nearcast.v1.AdminService.GetBgpPeer:input_type -> nearcast.v1.GetRequest
+	1,   // 99: nearcast.v1.AdminService.ListBgpPeers:input_type -> nearcast.v1.ListRequest
+	28,  // 100: nearcast.v1.AdminService.UpdateBgpPeer:input_type -> nearcast.v1.UpdateBgpPeerRequest
+	2,   // 101: nearcast.v1.AdminService.DeleteBgpPeer:input_type -> nearcast.v1.DeleteRequest
+	1,   // 102: nearcast.v1.AdminService.ListAnnouncements:input_type -> nearcast.v1.ListRequest
+	73,  // 103: nearcast.v1.AdminService.SetAnnouncing:input_type -> nearcast.v1.SetAnnouncingRequest
+	29,  // 104: nearcast.v1.AdminService.CreateJoinToken:input_type -> nearcast.v1.CreateJoinTokenRequest
+	1,   // 105: nearcast.v1.AdminService.ListJoinTokens:input_type -> nearcast.v1.ListRequest
+	2,   // 106: nearcast.v1.AdminService.DeleteJoinToken:input_type -> nearcast.v1.DeleteRequest
+	32,  // 107: nearcast.v1.AdminService.CreateOperator:input_type -> nearcast.v1.CreateOperatorRequest
+	1,   // 108: nearcast.v1.AdminService.ListOperators:input_type -> nearcast.v1.ListRequest
+	2,   // 109: nearcast.v1.AdminService.DeleteOperator:input_type -> nearcast.v1.DeleteRequest
+	35,  // 110: nearcast.v1.AdminService.CreateAccessKey:input_type -> nearcast.v1.CreateAccessKeyRequest
+	1,   // 111: nearcast.v1.AdminService.ListAccessKeys:input_type -> nearcast.v1.ListRequest
+	36,  // 112: nearcast.v1.AdminService.RotateAccessKey:input_type -> nearcast.v1.RotateAccessKeyRequest
+	2,   // 113: nearcast.v1.AdminService.DeleteAccessKey:input_type -> nearcast.v1.DeleteRequest
+	39,  // 114: nearcast.v1.AdminService.TagResource:input_type -> nearcast.v1.TagResourceRequest
+	40,  // 115: nearcast.v1.AdminService.UntagResource:input_type -> nearcast.v1.UntagResourceRequest
+	74,  // 116: nearcast.v1.AdminService.GetSettings:input_type -> google.protobuf.Empty
+	41,  // 117: nearcast.v1.AdminService.UpdateSettings:input_type -> nearcast.v1.UpdateSettingsRequest
+	1,   // 118: nearcast.v1.AdminService.ListHealth:input_type -> nearcast.v1.ListRequest
+	1,   // 119: nearcast.v1.AdminService.ListPaths:input_type -> nearcast.v1.ListRequest
+	74,  // 120: nearcast.v1.AdminService.GetStatus:input_type -> google.protobuf.Empty
+	74,  // 121: nearcast.v1.AdminService.GetSnapshot:input_type -> google.protobuf.Empty
+	1,   // 122: nearcast.v1.AdminService.ListAudit:input_type -> nearcast.v1.ListRequest
+	74,  // 123: nearcast.v1.AdminService.WhoAmI:input_type -> google.protobuf.Empty
+	51,  // 124: nearcast.v1.AdminService.CreateAccelerator:output_type -> nearcast.v1.Accelerator
+	51,  // 125: nearcast.v1.AdminService.GetAccelerator:output_type -> nearcast.v1.Accelerator
+	5,   // 126: nearcast.v1.AdminService.ListAccelerators:output_type -> nearcast.v1.ListAcceleratorsResponse
+	51,  // 127: nearcast.v1.AdminService.UpdateAccelerator:output_type -> nearcast.v1.Accelerator
+	74,  // 128: nearcast.v1.AdminService.DeleteAccelerator:output_type -> google.protobuf.Empty
+	53,  // 129: nearcast.v1.AdminService.CreateListener:output_type -> nearcast.v1.Listener
+	53,  // 130: nearcast.v1.AdminService.GetListener:output_type -> nearcast.v1.Listener
+	8,   // 131: nearcast.v1.AdminService.ListListeners:output_type -> nearcast.v1.ListListenersResponse
+	53,  // 132: nearcast.v1.AdminService.UpdateListener:output_type -> nearcast.v1.Listener
+	74,  // 133: nearcast.v1.AdminService.DeleteListener:output_type -> google.protobuf.Empty
+	54,  // 134: nearcast.v1.AdminService.CreateEndpointGroup:output_type -> nearcast.v1.EndpointGroup
+	54,  // 135: nearcast.v1.AdminService.GetEndpointGroup:output_type -> nearcast.v1.EndpointGroup
+	11,  // 136: nearcast.v1.AdminService.ListEndpointGroups:output_type -> nearcast.v1.ListEndpointGroupsResponse
+	54,  // 137: nearcast.v1.AdminService.UpdateEndpointGroup:output_type -> nearcast.v1.EndpointGroup
+	74,  // 138: nearcast.v1.AdminService.DeleteEndpointGroup:output_type -> google.protobuf.Empty
+	54,  // 139: nearcast.v1.AdminService.AddEndpoints:output_type -> nearcast.v1.EndpointGroup
+	54,  // 140: nearcast.v1.AdminService.UpdateEndpoints:output_type -> nearcast.v1.EndpointGroup
+	54,  // 141: nearcast.v1.AdminService.RemoveEndpoints:output_type -> nearcast.v1.EndpointGroup
+	56,  // 142: nearcast.v1.AdminService.CreateTarget:output_type -> nearcast.v1.Target
+	56,  // 143: nearcast.v1.AdminService.GetTarget:output_type -> nearcast.v1.Target
+	17,  // 144: nearcast.v1.AdminService.ListTargets:output_type -> nearcast.v1.ListTargetsResponse
+	56,  // 145: nearcast.v1.AdminService.UpdateTarget:output_type -> nearcast.v1.Target
+	74,  // 146: nearcast.v1.AdminService.DeleteTarget:output_type -> google.protobuf.Empty
+	57,  // 147: nearcast.v1.AdminService.CreatePool:output_type -> nearcast.v1.Pool
+	57,  // 148: nearcast.v1.AdminService.GetPool:output_type -> nearcast.v1.Pool
+	20,  // 149: nearcast.v1.AdminService.ListPools:output_type -> nearcast.v1.ListPoolsResponse
+	57,  // 150: nearcast.v1.AdminService.UpdatePool:output_type -> nearcast.v1.Pool
+	74,  // 151: nearcast.v1.AdminService.DeletePool:output_type -> google.protobuf.Empty
+	58,  // 152: nearcast.v1.AdminService.CreateSite:output_type -> nearcast.v1.Site
+	58,  // 153: nearcast.v1.AdminService.GetSite:output_type -> nearcast.v1.Site
+	23,  // 154: nearcast.v1.AdminService.ListSites:output_type -> nearcast.v1.ListSitesResponse
+	58,  // 155: nearcast.v1.AdminService.UpdateSite:output_type -> nearcast.v1.Site
+	74,  // 156: nearcast.v1.AdminService.DeleteSite:output_type -> google.protobuf.Empty
+	59,  // 157: nearcast.v1.AdminService.CreateRegion:output_type -> nearcast.v1.Region
+	25,  // 158: nearcast.v1.AdminService.ListRegions:output_type -> nearcast.v1.ListRegionsResponse
+	74,  // 159: nearcast.v1.AdminService.DeleteRegion:output_type -> google.protobuf.Empty
+	60,  // 160: nearcast.v1.AdminService.GetNode:output_type -> nearcast.v1.Node
+	27,  // 161: nearcast.v1.AdminService.ListNodes:output_type -> nearcast.v1.ListNodesResponse
+	60,  // 162: nearcast.v1.AdminService.UpdateNode:output_type -> nearcast.v1.Node
+	74,  // 163: nearcast.v1.AdminService.DeleteNode:output_type -> google.protobuf.Empty
+	61,  // 164: nearcast.v1.AdminService.CreateBgpPeer:output_type -> nearcast.v1.BgpPeer
+	61,  // 165: nearcast.v1.AdminService.GetBgpPeer:output_type -> nearcast.v1.BgpPeer
+	75,  // 166: nearcast.v1.AdminService.ListBgpPeers:output_type -> nearcast.v1.ListBgpPeersResponse
+	61,  // 167: nearcast.v1.AdminService.UpdateBgpPeer:output_type -> nearcast.v1.BgpPeer
+	74,  // 168: nearcast.v1.AdminService.DeleteBgpPeer:output_type -> google.protobuf.Empty
+	76,  // 169: nearcast.v1.AdminService.ListAnnouncements:output_type -> nearcast.v1.ListAnnouncementsResponse
+	76,  // 170: nearcast.v1.AdminService.SetAnnouncing:output_type -> nearcast.v1.ListAnnouncementsResponse
+	30,  // 171: nearcast.v1.AdminService.CreateJoinToken:output_type -> nearcast.v1.CreateJoinTokenResponse
+	31,  // 172: nearcast.v1.AdminService.ListJoinTokens:output_type -> nearcast.v1.ListJoinTokensResponse
+	74,  // 173: nearcast.v1.AdminService.DeleteJoinToken:output_type -> google.protobuf.Empty
+	33,  // 174: nearcast.v1.AdminService.CreateOperator:output_type -> nearcast.v1.CreateOperatorResponse
+	34,  // 175: nearcast.v1.AdminService.ListOperators:output_type -> nearcast.v1.ListOperatorsResponse
+	74,  // 176: nearcast.v1.AdminService.DeleteOperator:output_type -> google.protobuf.Empty
+	37,  // 177: nearcast.v1.AdminService.CreateAccessKey:output_type -> nearcast.v1.AccessKeySecret
+	38,  // 178: nearcast.v1.AdminService.ListAccessKeys:output_type -> nearcast.v1.ListAccessKeysResponse
+	37,  // 179: nearcast.v1.AdminService.RotateAccessKey:output_type -> nearcast.v1.AccessKeySecret
+	74,  // 180: nearcast.v1.AdminService.DeleteAccessKey:output_type -> google.protobuf.Empty
+	74,  // 181: nearcast.v1.AdminService.TagResource:output_type -> google.protobuf.Empty
+	74,  // 182: nearcast.v1.AdminService.UntagResource:output_type -> google.protobuf.Empty
+	66,  // 183: nearcast.v1.AdminService.GetSettings:output_type -> nearcast.v1.Settings
+	66,  // 184: nearcast.v1.AdminService.UpdateSettings:output_type -> nearcast.v1.Settings
+	44,  // 185: nearcast.v1.AdminService.ListHealth:output_type -> nearcast.v1.ListHealthResponse
+	46,  // 186: nearcast.v1.AdminService.ListPaths:output_type -> nearcast.v1.ListPathsResponse
+	47,  // 187: nearcast.v1.AdminService.GetStatus:output_type -> nearcast.v1.StatusResponse
+	77,  // 188: nearcast.v1.AdminService.GetSnapshot:output_type -> nearcast.v1.Snapshot
+	49,  // 189: nearcast.v1.AdminService.ListAudit:output_type -> nearcast.v1.ListAuditResponse
+	63,  // 190: nearcast.v1.AdminService.WhoAmI:output_type -> nearcast.v1.Operator
+	124, // [124:191] is the sub-list for method output_type
+	57,  // [57:124] is the sub-list for method input_type
+	57,  // [57:57] is the sub-list for extension type_name
+	57,  // [57:57] is the sub-list for extension extendee
+	0,   // [0:57] is the sub-list for field type_name
 }
 
 func init() { file_nearcast_v1_admin_proto_init() }
@@ -3287,6 +3382,7 @@ func file_nearcast_v1_admin_proto_init() {
 	if File_nearcast_v1_admin_proto != nil {
 		return
 	}
+	file_nearcast_v1_announce_proto_init()
 	file_nearcast_v1_node_proto_init()
 	file_nearcast_v1_resources_proto_init()
 	type x struct{}
@@ -3295,7 +3391,7 @@ func file_nearcast_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nearcast_v1_admin_proto_rawDesc), len(file_nearcast_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   50,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -64,6 +64,13 @@ const (
 	AdminService_ListNodes_FullMethodName           = "/nearcast.v1.AdminService/ListNodes"
 	AdminService_UpdateNode_FullMethodName          = "/nearcast.v1.AdminService/UpdateNode"
 	AdminService_DeleteNode_FullMethodName          = "/nearcast.v1.AdminService/DeleteNode"
+	AdminService_CreateBgpPeer_FullMethodName       = "/nearcast.v1.AdminService/CreateBgpPeer"
+	AdminService_GetBgpPeer_FullMethodName          = "/nearcast.v1.AdminService/GetBgpPeer"
+	AdminService_ListBgpPeers_FullMethodName        = "/nearcast.v1.AdminService/ListBgpPeers"
+	AdminService_UpdateBgpPeer_FullMethodName       = "/nearcast.v1.AdminService/UpdateBgpPeer"
+	AdminService_DeleteBgpPeer_FullMethodName       = "/nearcast.v1.AdminService/DeleteBgpPeer"
+	AdminService_ListAnnouncements_FullMethodName   = "/nearcast.v1.AdminService/ListAnnouncements"
+	AdminService_SetAnnouncing_FullMethodName       = "/nearcast.v1.AdminService/SetAnnouncing"
 	AdminService_CreateJoinToken_FullMethodName     = "/nearcast.v1.AdminService/CreateJoinToken"
 	AdminService_ListJoinTokens_FullMethodName      = "/nearcast.v1.AdminService/ListJoinTokens"
 	AdminService_DeleteJoinToken_FullMethodName     = "/nearcast.v1.AdminService/DeleteJoinToken"
@@ -142,6 +149,15 @@ type AdminServiceClient interface {
 	ListNodes(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListNodesResponse, error)
 	UpdateNode(ctx context.Context, in *UpdateNodeRequest, opts ...grpc.CallOption) (*Node, error)
 	DeleteNode(ctx context.Context, in *DeleteRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	CreateBgpPeer(ctx context.Context, in *CreateBgpPeerRequest, opts ...grpc.CallOption) (*BgpPeer, error)
+	GetBgpPeer(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*BgpPeer, error)
+	ListBgpPeers(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListBgpPeersResponse, error)
+	UpdateBgpPeer(ctx context.Context, in *UpdateBgpPeerRequest, opts ...grpc.CallOption) (*BgpPeer, error)
+	DeleteBgpPeer(ctx context.Context, in *DeleteRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// ListAnnouncements tells what each edge announces, and why or why not.
+	ListAnnouncements(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListAnnouncementsResponse, error)
+	// SetAnnouncing drains the announcements of a site or a node, or lets them come back.
+	SetAnnouncing(ctx context.Context, in *SetAnnouncingRequest, opts ...grpc.CallOption) (*ListAnnouncementsResponse, error)
 	CreateJoinToken(ctx context.Context, in *CreateJoinTokenRequest, opts ...grpc.CallOption) (*CreateJoinTokenResponse, error)
 	ListJoinTokens(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListJoinTokensResponse, error)
 	DeleteJoinToken(ctx context.Context, in *DeleteRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
@@ -579,6 +595,76 @@ func (c *adminServiceClient) DeleteNode(ctx context.Context, in *DeleteRequest, 
 	return out, nil
 }
 
+func (c *adminServiceClient) CreateBgpPeer(ctx context.Context, in *CreateBgpPeerRequest, opts ...grpc.CallOption) (*BgpPeer, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BgpPeer)
+	err := c.cc.Invoke(ctx, AdminService_CreateBgpPeer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) GetBgpPeer(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*BgpPeer, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BgpPeer)
+	err := c.cc.Invoke(ctx, AdminService_GetBgpPeer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) ListBgpPeers(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListBgpPeersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListBgpPeersResponse)
+	err := c.cc.Invoke(ctx, AdminService_ListBgpPeers_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) UpdateBgpPeer(ctx context.Context, in *UpdateBgpPeerRequest, opts ...grpc.CallOption) (*BgpPeer, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BgpPeer)
+	err := c.cc.Invoke(ctx, AdminService_UpdateBgpPeer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) DeleteBgpPeer(ctx context.Context, in *DeleteRequest, opts ...grpc.CallOption) (*emptypb.Empty, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(emptypb.Empty)
+	err := c.cc.Invoke(ctx, AdminService_DeleteBgpPeer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) ListAnnouncements(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListAnnouncementsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListAnnouncementsResponse)
+	err := c.cc.Invoke(ctx, AdminService_ListAnnouncements_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) SetAnnouncing(ctx context.Context, in *SetAnnouncingRequest, opts ...grpc.CallOption) (*ListAnnouncementsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListAnnouncementsResponse)
+	err := c.cc.Invoke(ctx, AdminService_SetAnnouncing_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminServiceClient) CreateJoinToken(ctx context.Context, in *CreateJoinTokenRequest, opts ...grpc.CallOption) (*CreateJoinTokenResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CreateJoinTokenResponse)
@@ -835,6 +921,15 @@ type AdminServiceServer interface {
 	ListNodes(context.Context, *ListRequest) (*ListNodesResponse, error)
 	UpdateNode(context.Context, *UpdateNodeRequest) (*Node, error)
 	DeleteNode(context.Context, *DeleteRequest) (*emptypb.Empty, error)
+	CreateBgpPeer(context.Context, *CreateBgpPeerRequest) (*BgpPeer, error)
+	GetBgpPeer(context.Context, *GetRequest) (*BgpPeer, error)
+	ListBgpPeers(context.Context, *ListRequest) (*ListBgpPeersResponse, error)
+	UpdateBgpPeer(context.Context, *UpdateBgpPeerRequest) (*BgpPeer, error)
+	DeleteBgpPeer(context.Context, *DeleteRequest) (*emptypb.Empty, error)
+	// ListAnnouncements tells what each edge announces, and why or why not.
+	ListAnnouncements(context.Context, *ListRequest) (*ListAnnouncementsResponse, error)
+	// SetAnnouncing drains the announcements of a site or a node, or lets them come back.
+	SetAnnouncing(context.Context, *SetAnnouncingRequest) (*ListAnnouncementsResponse, error)
 	CreateJoinToken(context.Context, *CreateJoinTokenRequest) (*CreateJoinTokenResponse, error)
 	ListJoinTokens(context.Context, *ListRequest) (*ListJoinTokensResponse, error)
 	DeleteJoinToken(context.Context, *DeleteRequest) (*emptypb.Empty, error)
@@ -991,6 +1086,27 @@ func (UnimplementedAdminServiceServer) UpdateNode(context.Context, *UpdateNodeRe
 }
 func (UnimplementedAdminServiceServer) DeleteNode(context.Context, *DeleteRequest) (*emptypb.Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteNode not implemented")
+}
+func (UnimplementedAdminServiceServer) CreateBgpPeer(context.Context, *CreateBgpPeerRequest) (*BgpPeer, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateBgpPeer not implemented")
+}
+func (UnimplementedAdminServiceServer) GetBgpPeer(context.Context, *GetRequest) (*BgpPeer, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetBgpPeer not implemented")
+}
+func (UnimplementedAdminServiceServer) ListBgpPeers(context.Context, *ListRequest) (*ListBgpPeersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListBgpPeers not implemented")
+}
+func (UnimplementedAdminServiceServer) UpdateBgpPeer(context.Context, *UpdateBgpPeerRequest) (*BgpPeer, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateBgpPeer not implemented")
+}
+func (UnimplementedAdminServiceServer) DeleteBgpPeer(context.Context, *DeleteRequest) (*emptypb.Empty, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteBgpPeer not implemented")
+}
+func (UnimplementedAdminServiceServer) ListAnnouncements(context.Context, *ListRequest) (*ListAnnouncementsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListAnnouncements not implemented")
+}
+func (UnimplementedAdminServiceServer) SetAnnouncing(context.Context, *SetAnnouncingRequest) (*ListAnnouncementsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetAnnouncing not implemented")
 }
 func (UnimplementedAdminServiceServer) CreateJoinToken(context.Context, *CreateJoinTokenRequest) (*CreateJoinTokenResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateJoinToken not implemented")
@@ -1793,6 +1909,132 @@ func _AdminService_DeleteNode_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_CreateBgpPeer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateBgpPeerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).CreateBgpPeer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_CreateBgpPeer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).CreateBgpPeer(ctx, req.(*CreateBgpPeerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_GetBgpPeer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).GetBgpPeer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_GetBgpPeer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).GetBgpPeer(ctx, req.(*GetRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_ListBgpPeers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ListBgpPeers(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ListBgpPeers_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ListBgpPeers(ctx, req.(*ListRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_UpdateBgpPeer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateBgpPeerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).UpdateBgpPeer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_UpdateBgpPeer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).UpdateBgpPeer(ctx, req.(*UpdateBgpPeerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_DeleteBgpPeer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).DeleteBgpPeer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_DeleteBgpPeer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).DeleteBgpPeer(ctx, req.(*DeleteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_ListAnnouncements_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ListAnnouncements(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ListAnnouncements_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ListAnnouncements(ctx, req.(*ListRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_SetAnnouncing_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetAnnouncingRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).SetAnnouncing(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_SetAnnouncing_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).SetAnnouncing(ctx, req.(*SetAnnouncingRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AdminService_CreateJoinToken_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CreateJoinTokenRequest)
 	if err := dec(in); err != nil {
@@ -2319,6 +2561,34 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteNode",
 			Handler:    _AdminService_DeleteNode_Handler,
+		},
+		{
+			MethodName: "CreateBgpPeer",
+			Handler:    _AdminService_CreateBgpPeer_Handler,
+		},
+		{
+			MethodName: "GetBgpPeer",
+			Handler:    _AdminService_GetBgpPeer_Handler,
+		},
+		{
+			MethodName: "ListBgpPeers",
+			Handler:    _AdminService_ListBgpPeers_Handler,
+		},
+		{
+			MethodName: "UpdateBgpPeer",
+			Handler:    _AdminService_UpdateBgpPeer_Handler,
+		},
+		{
+			MethodName: "DeleteBgpPeer",
+			Handler:    _AdminService_DeleteBgpPeer_Handler,
+		},
+		{
+			MethodName: "ListAnnouncements",
+			Handler:    _AdminService_ListAnnouncements_Handler,
+		},
+		{
+			MethodName: "SetAnnouncing",
+			Handler:    _AdminService_SetAnnouncing_Handler,
 		},
 		{
 			MethodName: "CreateJoinToken",

@@ -269,6 +269,7 @@ type NodeMessage struct {
 	//	*NodeMessage_Health
 	//	*NodeMessage_Paths
 	//	*NodeMessage_Notes
+	//	*NodeMessage_Announce
 	Body          isNodeMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -356,6 +357,15 @@ func (x *NodeMessage) GetNotes() *NodeNotes {
 	return nil
 }
 
+func (x *NodeMessage) GetAnnounce() *AnnounceReport {
+	if x != nil {
+		if x, ok := x.Body.(*NodeMessage_Announce); ok {
+			return x.Announce
+		}
+	}
+	return nil
+}
+
 type isNodeMessage_Body interface {
 	isNodeMessage_Body()
 }
@@ -380,6 +390,10 @@ type NodeMessage_Notes struct {
 	Notes *NodeNotes `protobuf:"bytes,5,opt,name=notes,proto3,oneof"`
 }
 
+type NodeMessage_Announce struct {
+	Announce *AnnounceReport `protobuf:"bytes,50,opt,name=announce,proto3,oneof"`
+}
+
 func (*NodeMessage_Hello) isNodeMessage_Body() {}
 
 func (*NodeMessage_Ack) isNodeMessage_Body() {}
@@ -389,6 +403,8 @@ func (*NodeMessage_Health) isNodeMessage_Body() {}
 func (*NodeMessage_Paths) isNodeMessage_Body() {}
 
 func (*NodeMessage_Notes) isNodeMessage_Body() {}
+
+func (*NodeMessage_Announce) isNodeMessage_Body() {}
 
 // Hello begins a Sync stream.
 type Hello struct {
@@ -1138,9 +1154,12 @@ type Snapshot struct {
 	Sites        []*Site                `protobuf:"bytes,8,rep,name=sites,proto3" json:"sites,omitempty"`
 	Nodes        []*Node                `protobuf:"bytes,9,rep,name=nodes,proto3" json:"nodes,omitempty"` // authorised ones; identity and addresses only
 	// Gossip keys (16, 24 or 32 bytes); the first one encrypts, all decrypt.
-	GossipKeys            [][]byte `protobuf:"bytes,10,rep,name=gossip_keys,json=gossipKeys,proto3" json:"gossip_keys,omitempty"`
-	EndpointAllowNetworks []string `protobuf:"bytes,11,rep,name=endpoint_allow_networks,json=endpointAllowNetworks,proto3" json:"endpoint_allow_networks,omitempty"` // see Settings
-	Format                uint32   `protobuf:"varint,12,opt,name=format,proto3" json:"format,omitempty"`                                                             // 1; a node refuses a format that it does not know
+	GossipKeys            [][]byte   `protobuf:"bytes,10,rep,name=gossip_keys,json=gossipKeys,proto3" json:"gossip_keys,omitempty"`
+	EndpointAllowNetworks []string   `protobuf:"bytes,11,rep,name=endpoint_allow_networks,json=endpointAllowNetworks,proto3" json:"endpoint_allow_networks,omitempty"` // see Settings
+	Format                uint32     `protobuf:"varint,12,opt,name=format,proto3" json:"format,omitempty"`                                                             // 1; a node refuses a format that it does not know
+	BgpPeers              []*BgpPeer `protobuf:"bytes,50,rep,name=bgp_peers,json=bgpPeers,proto3" json:"bgp_peers,omitempty"`                                          // with passwords: they are the nodes'
+	AnnounceAggregates    []string   `protobuf:"bytes,51,rep,name=announce_aggregates,json=announceAggregates,proto3" json:"announce_aggregates,omitempty"`            // see Settings
+	AnnounceFloor         uint32     `protobuf:"varint,52,opt,name=announce_floor,json=announceFloor,proto3" json:"announce_floor,omitempty"`                          // see Settings; 0: 1
 	unknownFields         protoimpl.UnknownFields
 	sizeCache             protoimpl.SizeCache
 }
@@ -1259,11 +1278,32 @@ func (x *Snapshot) GetFormat() uint32 {
 	return 0
 }
 
+func (x *Snapshot) GetBgpPeers() []*BgpPeer {
+	if x != nil {
+		return x.BgpPeers
+	}
+	return nil
+}
+
+func (x *Snapshot) GetAnnounceAggregates() []string {
+	if x != nil {
+		return x.AnnounceAggregates
+	}
+	return nil
+}
+
+func (x *Snapshot) GetAnnounceFloor() uint32 {
+	if x != nil {
+		return x.AnnounceFloor
+	}
+	return 0
+}
+
 var File_nearcast_v1_node_proto protoreflect.FileDescriptor
 
 const file_nearcast_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x16nearcast/v1/node.proto\x12\vnearcast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bnearcast/v1/resources.proto\"}\n" +
+	"\x16nearcast/v1/node.proto\x12\vnearcast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1anearcast/v1/announce.proto\x1a\x1bnearcast/v1/resources.proto\"}\n" +
 	"\rEnrollRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12/\n" +
 	"\x13certificate_request\x18\x02 \x01(\fR\x12certificateRequest\x12%\n" +
@@ -1278,13 +1318,14 @@ const file_nearcast_v1_node_proto_rawDesc = "" +
 	"\x13certificate_request\x18\x01 \x01(\fR\x12certificateRequest\"Z\n" +
 	"\rRenewResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12'\n" +
-	"\x0fca_certificates\x18\x02 \x03(\fR\x0ecaCertificates\"\x85\x02\n" +
+	"\x0fca_certificates\x18\x02 \x03(\fR\x0ecaCertificates\"\xc0\x02\n" +
 	"\vNodeMessage\x12*\n" +
 	"\x05hello\x18\x01 \x01(\v2\x12.nearcast.v1.HelloH\x00R\x05hello\x12,\n" +
 	"\x03ack\x18\x02 \x01(\v2\x18.nearcast.v1.SnapshotAckH\x00R\x03ack\x123\n" +
 	"\x06health\x18\x03 \x01(\v2\x19.nearcast.v1.HealthReportH\x00R\x06health\x12/\n" +
 	"\x05paths\x18\x04 \x01(\v2\x17.nearcast.v1.PathReportH\x00R\x05paths\x12.\n" +
-	"\x05notes\x18\x05 \x01(\v2\x16.nearcast.v1.NodeNotesH\x00R\x05notesB\x06\n" +
+	"\x05notes\x18\x05 \x01(\v2\x16.nearcast.v1.NodeNotesH\x00R\x05notes\x129\n" +
+	"\bannounce\x182 \x01(\v2\x1b.nearcast.v1.AnnounceReportH\x00R\bannounceB\x06\n" +
 	"\x04body\"\xb2\x01\n" +
 	"\x05Hello\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x1a\n" +
@@ -1337,7 +1378,7 @@ const file_nearcast_v1_node_proto_rawDesc = "" +
 	"\brevision\x18\x03 \x01(\x04R\brevision\"9\n" +
 	"\aCompare\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x12\n" +
-	"\x04hash\x18\x02 \x01(\fR\x04hash\"\x82\x04\n" +
+	"\x04hash\x18\x02 \x01(\fR\x04hash\"\x8d\x05\n" +
 	"\bSnapshot\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12<\n" +
@@ -1352,7 +1393,10 @@ const file_nearcast_v1_node_proto_rawDesc = "" +
 	" \x03(\fR\n" +
 	"gossipKeys\x126\n" +
 	"\x17endpoint_allow_networks\x18\v \x03(\tR\x15endpointAllowNetworks\x12\x16\n" +
-	"\x06format\x18\f \x01(\rR\x06format2R\n" +
+	"\x06format\x18\f \x01(\rR\x06format\x121\n" +
+	"\tbgp_peers\x182 \x03(\v2\x14.nearcast.v1.BgpPeerR\bbgpPeers\x12/\n" +
+	"\x13announce_aggregates\x183 \x03(\tR\x12announceAggregates\x12%\n" +
+	"\x0eannounce_floor\x184 \x01(\rR\rannounceFloor2R\n" +
 	"\rEnrollService\x12A\n" +
 	"\x06Enroll\x12\x1a.nearcast.v1.EnrollRequest\x1a\x1b.nearcast.v1.EnrollResponse2\x93\x01\n" +
 	"\vNodeService\x12>\n" +
@@ -1391,16 +1435,18 @@ var file_nearcast_v1_node_proto_goTypes = []any{
 	(*Compare)(nil),               // 15: nearcast.v1.Compare
 	(*Snapshot)(nil),              // 16: nearcast.v1.Snapshot
 	(*Node)(nil),                  // 17: nearcast.v1.Node
-	(*Rejection)(nil),             // 18: nearcast.v1.Rejection
-	(HealthState)(0),              // 19: nearcast.v1.HealthState
-	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 21: google.protobuf.Duration
-	(*Accelerator)(nil),           // 22: nearcast.v1.Accelerator
-	(*Listener)(nil),              // 23: nearcast.v1.Listener
-	(*EndpointGroup)(nil),         // 24: nearcast.v1.EndpointGroup
-	(*Pool)(nil),                  // 25: nearcast.v1.Pool
-	(*Region)(nil),                // 26: nearcast.v1.Region
-	(*Site)(nil),                  // 27: nearcast.v1.Site
+	(*AnnounceReport)(nil),        // 18: nearcast.v1.AnnounceReport
+	(*Rejection)(nil),             // 19: nearcast.v1.Rejection
+	(HealthState)(0),              // 20: nearcast.v1.HealthState
+	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 22: google.protobuf.Duration
+	(*Accelerator)(nil),           // 23: nearcast.v1.Accelerator
+	(*Listener)(nil),              // 24: nearcast.v1.Listener
+	(*EndpointGroup)(nil),         // 25: nearcast.v1.EndpointGroup
+	(*Pool)(nil),                  // 26: nearcast.v1.Pool
+	(*Region)(nil),                // 27: nearcast.v1.Region
+	(*Site)(nil),                  // 28: nearcast.v1.Site
+	(*BgpPeer)(nil),               // 29: nearcast.v1.BgpPeer
 }
 var file_nearcast_v1_node_proto_depIdxs = []int32{
 	17, // 0: nearcast.v1.EnrollRequest.node:type_name -> nearcast.v1.Node
@@ -1409,35 +1455,37 @@ var file_nearcast_v1_node_proto_depIdxs = []int32{
 	7,  // 3: nearcast.v1.NodeMessage.health:type_name -> nearcast.v1.HealthReport
 	9,  // 4: nearcast.v1.NodeMessage.paths:type_name -> nearcast.v1.PathReport
 	11, // 5: nearcast.v1.NodeMessage.notes:type_name -> nearcast.v1.NodeNotes
-	17, // 6: nearcast.v1.Hello.node:type_name -> nearcast.v1.Node
-	18, // 7: nearcast.v1.SnapshotAck.rejections:type_name -> nearcast.v1.Rejection
-	8,  // 8: nearcast.v1.HealthReport.endpoints:type_name -> nearcast.v1.EndpointHealth
-	19, // 9: nearcast.v1.EndpointHealth.state:type_name -> nearcast.v1.HealthState
-	20, // 10: nearcast.v1.EndpointHealth.since:type_name -> google.protobuf.Timestamp
-	21, // 11: nearcast.v1.EndpointHealth.latency:type_name -> google.protobuf.Duration
-	10, // 12: nearcast.v1.PathReport.paths:type_name -> nearcast.v1.Path
-	21, // 13: nearcast.v1.Path.rtt:type_name -> google.protobuf.Duration
-	13, // 14: nearcast.v1.ControllerMessage.welcome:type_name -> nearcast.v1.Welcome
-	14, // 15: nearcast.v1.ControllerMessage.snapshot:type_name -> nearcast.v1.SnapshotUpdate
-	15, // 16: nearcast.v1.ControllerMessage.compare:type_name -> nearcast.v1.Compare
-	22, // 17: nearcast.v1.Snapshot.accelerators:type_name -> nearcast.v1.Accelerator
-	23, // 18: nearcast.v1.Snapshot.listeners:type_name -> nearcast.v1.Listener
-	24, // 19: nearcast.v1.Snapshot.groups:type_name -> nearcast.v1.EndpointGroup
-	25, // 20: nearcast.v1.Snapshot.pools:type_name -> nearcast.v1.Pool
-	26, // 21: nearcast.v1.Snapshot.regions:type_name -> nearcast.v1.Region
-	27, // 22: nearcast.v1.Snapshot.sites:type_name -> nearcast.v1.Site
-	17, // 23: nearcast.v1.Snapshot.nodes:type_name -> nearcast.v1.Node
-	0,  // 24: nearcast.v1.EnrollService.Enroll:input_type -> nearcast.v1.EnrollRequest
-	2,  // 25: nearcast.v1.NodeService.Renew:input_type -> nearcast.v1.RenewRequest
-	4,  // 26: nearcast.v1.NodeService.Sync:input_type -> nearcast.v1.NodeMessage
-	1,  // 27: nearcast.v1.EnrollService.Enroll:output_type -> nearcast.v1.EnrollResponse
-	3,  // 28: nearcast.v1.NodeService.Renew:output_type -> nearcast.v1.RenewResponse
-	12, // 29: nearcast.v1.NodeService.Sync:output_type -> nearcast.v1.ControllerMessage
-	27, // [27:30] is the sub-list for method output_type
-	24, // [24:27] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	18, // 6: nearcast.v1.NodeMessage.announce:type_name -> nearcast.v1.AnnounceReport
+	17, // 7: nearcast.v1.Hello.node:type_name -> nearcast.v1.Node
+	19, // 8: nearcast.v1.SnapshotAck.rejections:type_name -> nearcast.v1.Rejection
+	8,  // 9: nearcast.v1.HealthReport.endpoints:type_name -> nearcast.v1.EndpointHealth
+	20, // 10: nearcast.v1.EndpointHealth.state:type_name -> nearcast.v1.HealthState
+	21, // 11: nearcast.v1.EndpointHealth.since:type_name -> google.protobuf.Timestamp
+	22, // 12: nearcast.v1.EndpointHealth.latency:type_name -> google.protobuf.Duration
+	10, // 13: nearcast.v1.PathReport.paths:type_name -> nearcast.v1.Path
+	22, // 14: nearcast.v1.Path.rtt:type_name -> google.protobuf.Duration
+	13, // 15: nearcast.v1.ControllerMessage.welcome:type_name -> nearcast.v1.Welcome
+	14, // 16: nearcast.v1.ControllerMessage.snapshot:type_name -> nearcast.v1.SnapshotUpdate
+	15, // 17: nearcast.v1.ControllerMessage.compare:type_name -> nearcast.v1.Compare
+	23, // 18: nearcast.v1.Snapshot.accelerators:type_name -> nearcast.v1.Accelerator
+	24, // 19: nearcast.v1.Snapshot.listeners:type_name -> nearcast.v1.Listener
+	25, // 20: nearcast.v1.Snapshot.groups:type_name -> nearcast.v1.EndpointGroup
+	26, // 21: nearcast.v1.Snapshot.pools:type_name -> nearcast.v1.Pool
+	27, // 22: nearcast.v1.Snapshot.regions:type_name -> nearcast.v1.Region
+	28, // 23: nearcast.v1.Snapshot.sites:type_name -> nearcast.v1.Site
+	17, // 24: nearcast.v1.Snapshot.nodes:type_name -> nearcast.v1.Node
+	29, // 25: nearcast.v1.Snapshot.bgp_peers:type_name -> nearcast.v1.BgpPeer
+	0,  // 26: nearcast.v1.EnrollService.Enroll:input_type -> nearcast.v1.EnrollRequest
+	2,  // 27: nearcast.v1.NodeService.Renew:input_type -> nearcast.v1.RenewRequest
+	4,  // 28: nearcast.v1.NodeService.Sync:input_type -> nearcast.v1.NodeMessage
+	1,  // 29: nearcast.v1.EnrollService.Enroll:output_type -> nearcast.v1.EnrollResponse
+	3,  // 30: nearcast.v1.NodeService.Renew:output_type -> nearcast.v1.RenewResponse
+	12, // 31: nearcast.v1.NodeService.Sync:output_type -> nearcast.v1.ControllerMessage
+	29, // [29:32] is the sub-list for method output_type
+	26, // [26:29] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_nearcast_v1_node_proto_init() }
@@ -1445,6 +1493,7 @@ func file_nearcast_v1_node_proto_init() {
 	if File_nearcast_v1_node_proto != nil {
 		return
 	}
+	file_nearcast_v1_announce_proto_init()
 	file_nearcast_v1_resources_proto_init()
 	file_nearcast_v1_node_proto_msgTypes[4].OneofWrappers = []any{
 		(*NodeMessage_Hello)(nil),
@@ -1452,6 +1501,7 @@ func file_nearcast_v1_node_proto_init() {
 		(*NodeMessage_Health)(nil),
 		(*NodeMessage_Paths)(nil),
 		(*NodeMessage_Notes)(nil),
+		(*NodeMessage_Announce)(nil),
 	}
 	file_nearcast_v1_node_proto_msgTypes[12].OneofWrappers = []any{
 		(*ControllerMessage_Welcome)(nil),

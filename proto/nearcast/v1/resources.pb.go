@@ -1547,6 +1547,7 @@ type Site struct {
 	Latitude      float64                `protobuf:"fixed64,3,opt,name=latitude,proto3" json:"latitude,omitempty"`   // degrees, -90..90
 	Longitude     float64                `protobuf:"fixed64,4,opt,name=longitude,proto3" json:"longitude,omitempty"` // degrees, -180..180
 	Revision      uint64                 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`    // output
+	Bgp           *SiteBgp               `protobuf:"bytes,50,opt,name=bgp,proto3" json:"bgp,omitempty"`              // absent: its nodes announce nothing
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1616,6 +1617,13 @@ func (x *Site) GetRevision() uint64 {
 	return 0
 }
 
+func (x *Site) GetBgp() *SiteBgp {
+	if x != nil {
+		return x.Bgp
+	}
+	return nil
+}
+
 // Node is a machine that runs the edge daemon.
 type Node struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -1637,6 +1645,7 @@ type Node struct {
 	Connected          bool                   `protobuf:"varint,15,opt,name=connected,proto3" json:"connected,omitempty"`                                            // output: has a stream to a controller now
 	Revision           uint64                 `protobuf:"varint,16,opt,name=revision,proto3" json:"revision,omitempty"`                                              // output
 	Notes              []string               `protobuf:"bytes,17,rep,name=notes,proto3" json:"notes,omitempty"`                                                     // output: what this node runs without (kernel features, UDP to a peer …)
+	AnnounceDrained    bool                   `protobuf:"varint,50,opt,name=announce_drained,json=announceDrained,proto3" json:"announce_drained,omitempty"`         // its BGP announcements are withdrawn; it goes on serving what comes
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
@@ -1788,6 +1797,13 @@ func (x *Node) GetNotes() []string {
 		return x.Notes
 	}
 	return nil
+}
+
+func (x *Node) GetAnnounceDrained() bool {
+	if x != nil {
+		return x.AnnounceDrained
+	}
+	return false
 }
 
 // Rejection is one reason why a node refused a snapshot.
@@ -2167,8 +2183,12 @@ type Settings struct {
 	EndpointAllowNetworks []string `protobuf:"bytes,9,rep,name=endpoint_allow_networks,json=endpointAllowNetworks,proto3" json:"endpoint_allow_networks,omitempty"`
 	DnsSuffix             string   `protobuf:"bytes,10,opt,name=dns_suffix,json=dnsSuffix,proto3" json:"dns_suffix,omitempty"` // accelerator names are a<16 hex>.<suffix>; "nearcast.internal"
 	Revision              uint64   `protobuf:"varint,11,opt,name=revision,proto3" json:"revision,omitempty"`                   // output
-	unknownFields         protoimpl.UnknownFields
-	sizeCache             protoimpl.SizeCache
+	// Networks that are announced in place of the pools' prefixes that lie in them: the internet takes
+	// nothing longer than /24 and /48. All pools in one must be of one zone.
+	AnnounceAggregates []string `protobuf:"bytes,50,rep,name=announce_aggregates,json=announceAggregates,proto3" json:"announce_aggregates,omitempty"`
+	AnnounceFloor      uint32   `protobuf:"varint,51,opt,name=announce_floor,json=announceFloor,proto3" json:"announce_floor,omitempty"` // sites that go on announcing a prefix even if they want not to; 1
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Settings) Reset() {
@@ -2278,6 +2298,20 @@ func (x *Settings) GetRevision() uint64 {
 	return 0
 }
 
+func (x *Settings) GetAnnounceAggregates() []string {
+	if x != nil {
+		return x.AnnounceAggregates
+	}
+	return nil
+}
+
+func (x *Settings) GetAnnounceFloor() uint32 {
+	if x != nil {
+		return x.AnnounceFloor
+	}
+	return 0
+}
+
 // AuditEntry records one mutation.
 type AuditEntry struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2383,7 +2417,7 @@ var File_nearcast_v1_resources_proto protoreflect.FileDescriptor
 
 const file_nearcast_v1_resources_proto_rawDesc = "" +
 	"\n" +
-	"\x1bnearcast/v1/resources.proto\x12\vnearcast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf1\x04\n" +
+	"\x1bnearcast/v1/resources.proto\x12\vnearcast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1anearcast/v1/announce.proto\"\xf1\x04\n" +
 	"\vAccelerator\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -2483,13 +2517,14 @@ const file_nearcast_v1_resources_proto_rawDesc = "" +
 	"\x06Region\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12\x1a\n" +
-	"\brevision\x18\x03 \x01(\x04R\brevision\"\x88\x01\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision\"\xb0\x01\n" +
 	"\x04Site\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x1a\n" +
 	"\blatitude\x18\x03 \x01(\x01R\blatitude\x12\x1c\n" +
 	"\tlongitude\x18\x04 \x01(\x01R\tlongitude\x12\x1a\n" +
-	"\brevision\x18\x05 \x01(\x04R\brevision\"\xf0\x04\n" +
+	"\brevision\x18\x05 \x01(\x04R\brevision\x12&\n" +
+	"\x03bgp\x182 \x01(\v2\x14.nearcast.v1.SiteBgpR\x03bgp\"\x9b\x05\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -2510,7 +2545,8 @@ const file_nearcast_v1_resources_proto_rawDesc = "" +
 	"\x13certificate_expires\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\x12certificateExpires\x12\x1c\n" +
 	"\tconnected\x18\x0f \x01(\bR\tconnected\x12\x1a\n" +
 	"\brevision\x18\x10 \x01(\x04R\brevision\x12\x14\n" +
-	"\x05notes\x18\x11 \x03(\tR\x05notes\";\n" +
+	"\x05notes\x18\x11 \x03(\tR\x05notes\x12)\n" +
+	"\x10announce_drained\x182 \x01(\bR\x0fannounceDrained\";\n" +
 	"\tRejection\x12\x14\n" +
 	"\x05field\x18\x01 \x01(\tR\x05field\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\"\xf9\x02\n" +
@@ -2546,7 +2582,7 @@ const file_nearcast_v1_resources_proto_rawDesc = "" +
 	"\fcreated_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\vcreatedTime\x12\x1d\n" +
 	"\n" +
 	"created_by\x18\b \x01(\tR\tcreatedBy\x12\x1a\n" +
-	"\brevision\x18\t \x01(\x04R\brevision\"\xc4\x04\n" +
+	"\brevision\x18\t \x01(\x04R\brevision\"\x9c\x05\n" +
 	"\bSettings\x12)\n" +
 	"\x10accelerators_max\x18\x01 \x01(\rR\x0facceleratorsMax\x12A\n" +
 	"\x1dlisteners_per_accelerator_max\x18\x02 \x01(\rR\x1alistenersPerAcceleratorMax\x12;\n" +
@@ -2560,7 +2596,9 @@ const file_nearcast_v1_resources_proto_rawDesc = "" +
 	"\n" +
 	"dns_suffix\x18\n" +
 	" \x01(\tR\tdnsSuffix\x12\x1a\n" +
-	"\brevision\x18\v \x01(\x04R\brevision\"\xec\x01\n" +
+	"\brevision\x18\v \x01(\x04R\brevision\x12/\n" +
+	"\x13announce_aggregates\x182 \x03(\tR\x12announceAggregates\x12%\n" +
+	"\x0eannounce_floor\x183 \x01(\rR\rannounceFloor\"\xec\x01\n" +
 	"\n" +
 	"AuditEntry\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x1a\n" +
@@ -2670,6 +2708,7 @@ var file_nearcast_v1_resources_proto_goTypes = []any{
 	nil,                           // 32: nearcast.v1.Target.TagsEntry
 	(*timestamppb.Timestamp)(nil), // 33: google.protobuf.Timestamp
 	(*durationpb.Duration)(nil),   // 34: google.protobuf.Duration
+	(*SiteBgp)(nil),               // 35: nearcast.v1.SiteBgp
 }
 var file_nearcast_v1_resources_proto_depIdxs = []int32{
 	0,  // 0: nearcast.v1.Accelerator.ip_address_type:type_name -> nearcast.v1.IPAddressType
@@ -2695,23 +2734,24 @@ var file_nearcast_v1_resources_proto_depIdxs = []int32{
 	31, // 20: nearcast.v1.EndpointGroup.tags:type_name -> nearcast.v1.EndpointGroup.TagsEntry
 	32, // 21: nearcast.v1.Target.tags:type_name -> nearcast.v1.Target.TagsEntry
 	7,  // 22: nearcast.v1.Pool.kind:type_name -> nearcast.v1.PoolKind
-	8,  // 23: nearcast.v1.Node.state:type_name -> nearcast.v1.NodeState
-	33, // 24: nearcast.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
-	23, // 25: nearcast.v1.Node.rejections:type_name -> nearcast.v1.Rejection
-	33, // 26: nearcast.v1.Node.certificate_expires:type_name -> google.protobuf.Timestamp
-	33, // 27: nearcast.v1.JoinToken.expires:type_name -> google.protobuf.Timestamp
-	33, // 28: nearcast.v1.JoinToken.created_time:type_name -> google.protobuf.Timestamp
-	9,  // 29: nearcast.v1.Operator.role:type_name -> nearcast.v1.Role
-	33, // 30: nearcast.v1.Operator.created_time:type_name -> google.protobuf.Timestamp
-	9,  // 31: nearcast.v1.AccessKey.role:type_name -> nearcast.v1.Role
-	33, // 32: nearcast.v1.AccessKey.expires:type_name -> google.protobuf.Timestamp
-	33, // 33: nearcast.v1.AccessKey.created_time:type_name -> google.protobuf.Timestamp
-	33, // 34: nearcast.v1.AuditEntry.time:type_name -> google.protobuf.Timestamp
-	35, // [35:35] is the sub-list for method output_type
-	35, // [35:35] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	35, // 23: nearcast.v1.Site.bgp:type_name -> nearcast.v1.SiteBgp
+	8,  // 24: nearcast.v1.Node.state:type_name -> nearcast.v1.NodeState
+	33, // 25: nearcast.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
+	23, // 26: nearcast.v1.Node.rejections:type_name -> nearcast.v1.Rejection
+	33, // 27: nearcast.v1.Node.certificate_expires:type_name -> google.protobuf.Timestamp
+	33, // 28: nearcast.v1.JoinToken.expires:type_name -> google.protobuf.Timestamp
+	33, // 29: nearcast.v1.JoinToken.created_time:type_name -> google.protobuf.Timestamp
+	9,  // 30: nearcast.v1.Operator.role:type_name -> nearcast.v1.Role
+	33, // 31: nearcast.v1.Operator.created_time:type_name -> google.protobuf.Timestamp
+	9,  // 32: nearcast.v1.AccessKey.role:type_name -> nearcast.v1.Role
+	33, // 33: nearcast.v1.AccessKey.expires:type_name -> google.protobuf.Timestamp
+	33, // 34: nearcast.v1.AccessKey.created_time:type_name -> google.protobuf.Timestamp
+	33, // 35: nearcast.v1.AuditEntry.time:type_name -> google.protobuf.Timestamp
+	36, // [36:36] is the sub-list for method output_type
+	36, // [36:36] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_nearcast_v1_resources_proto_init() }
@@ -2719,6 +2759,7 @@ func file_nearcast_v1_resources_proto_init() {
 	if File_nearcast_v1_resources_proto != nil {
 		return
 	}
+	file_nearcast_v1_announce_proto_init()
 	file_nearcast_v1_resources_proto_msgTypes[6].OneofWrappers = []any{}
 	file_nearcast_v1_resources_proto_msgTypes[7].OneofWrappers = []any{}
 	type x struct{}
