@@ -15,7 +15,7 @@ export BPF2GO_CC ?= clang-14
 export BPF2GO_CFLAGS := -O2 -g -Wall -Werror -I../include \
 	-idirafter /usr/include/x86_64-linux-gnu -idirafter /usr/include/aarch64-linux-gnu
 
-.PHONY: all build demo test test-unit test-root bench profile generate generate-bpf check-generated deps clean help
+.PHONY: all build demo test test-unit test-root bench profile generate generate-bpf check-generated deps deps-bench clean help
 
 all: build
 
@@ -29,6 +29,9 @@ build: ## build the four binaries into bin/
 deps: ## install the Debian packages that demo and test need (root)
 	@./testbed/deps.sh
 
+deps-bench: ## ... and those of the peers that bench measures against (root)
+	@./testbed/deps.sh bench
+
 demo: deps build ## show real connections getting faster, in a world of network namespaces (root)
 	@$(BIN)/nearcast-lab demo
 
@@ -41,10 +44,10 @@ test-unit: ## what needs no root
 test-root: build ## the worlds: scenario tests that start the built binaries (root)
 	NEARCAST_REQUIRE_ROOT=1 NEARCAST_BIN=$(CURDIR)/$(BIN) go test -v -count=1 -timeout 60m ./testbed/scenario/...
 
-bench: deps build ## measure beside the peers; results as JSON in bench-results/ (root)
+bench: deps-bench build ## measure beside the peers; results as JSON in bench-results/ (root)
 	@$(BIN)/nearcast-lab bench
 
-profile: deps build ## the raw benchmark with CPU and allocation profiles, in bench-results/ (root); ONLY=UDP: one kind
+profile: deps-bench build ## the raw benchmark with CPU and allocation profiles, in bench-results/ (root); ONLY=UDP: one kind
 	@$(BIN)/nearcast-lab bench raw --profile --only '$(ONLY)'
 
 $(TOOLS)/buf:

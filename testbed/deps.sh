@@ -1,8 +1,12 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that `make demo` and `make test` need, if any are missing.
+# Installs the Debian packages that `make demo` and `make test` need, if any are missing. With the
+# argument "bench" also the peers that `make bench` measures against, without starting them as services.
 set -euo pipefail
 
 packages=(iproute2 ethtool iputils-ping procps awscli)
+if [ "${1:-}" = bench ]; then
+  packages+=(haproxy nginx-light libnginx-mod-stream)
+fi
 missing=()
 for p in "${packages[@]}"; do
   dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing+=("$p")
@@ -20,5 +24,11 @@ if ! command -v apt-get >/dev/null; then
 fi
 echo "installing: ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive
+if [ "${1:-}" = bench ] && [ ! -e /usr/sbin/policy-rc.d ]; then
+  # Debian starts what it installs; an nginx at port 80 is not what the user asked for.
+  trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+  printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+  chmod +x /usr/sbin/policy-rc.d
+fi
 apt-get update -qq
 apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null

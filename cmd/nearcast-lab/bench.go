@@ -22,7 +22,8 @@ func benchCommand() *cobra.Command {
 worlds with distance and loss; "raw" takes the chain without delay: throughput, connections, requests,
 datagrams, CPU time and memory. Without an argument it does both. The report is kept as JSON.`,
 		Example: "  sudo nearcast-lab bench\n  sudo nearcast-lab bench raw --quick\n" +
-			"  sudo nearcast-lab bench raw --only UDP --profile",
+			"  sudo nearcast-lab bench raw --only UDP --profile\n" +
+			"  sudo nearcast-lab bench latency --only 'R 200ms, loss 1 %'",
 		Args:      cobra.MatchAll(cobra.MaximumNArgs(1), cobra.OnlyValidArgs),
 		ValidArgs: []string{"latency", "raw"},
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
@@ -70,7 +71,7 @@ datagrams, CPU time and memory. Without an argument it does both. The report is 
 		},
 	}
 	cmd.Flags().BoolVar(&quick, "quick", false, "fewer and shorter runs: to see that it works, not to quote")
-	cmd.Flags().StringVar(&only, "only", "", "of raw, measure only the kinds of load whose name contains this `text`")
+	cmd.Flags().StringVar(&only, "only", "", "measure only the kinds of load, or worlds, whose name contains this `text`")
 	cmd.Flags().BoolVar(&profile, "profile", false, "of raw, keep CPU and allocation profiles of edge and gateway, too")
 	cmd.Flags().StringVar(&results, "results", "bench-results", "directory for the JSON report")
 	return cmd

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nearcast/nearcast/testbed/load"
@@ -81,6 +82,10 @@ func Latency(ctx context.Context, opt Options) (out []Transfer, err error) {
 	}
 	for _, city := range spec.Cities {
 		for _, loss := range []float64{0, 0.01} {
+			name := fmt.Sprintf("R %v, loss %.0f %%", w.RTT(city.Name, "fra"), loss*100)
+			if !strings.Contains(name, opt.Only) {
+				continue
+			}
 			cells, err := latencyCell(ctx, w, app, city, loss, opt)
 			if err != nil {
 				return out, err

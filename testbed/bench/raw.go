@@ -2,17 +2,17 @@ package bench
 
 import (
 	"context"
+	"crypto/aes"
+	"crypto/cipher"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"text/tabwriter"
 	"time"
 
 	"github.com/nearcast/nearcast/testbed/load"
@@ -31,7 +31,16 @@ type Raw struct {
 	CPUUnit string  `json:"cpu_unit"`
 }
 
-const sysNGINX = "nginx stream"
+// Names of systems and kinds of load that are told apart by more than their rows.
+const (
+	sysNGINX  = "nginx stream"
+	sysRouted = "floor: routed"
+
+	kindBulk        = "bulk, 4 downloads"
+	kindConnections = "new connections"
+	kindUDP         = "UDP request/reply, 64 flows"
+	kindIdle        = "memory of an idle flow"
+)
 
 // clocksPerSecond is USER_HZ, which is 100 on every Linux that Go runs on.
 const clocksPerSecond = 100
@@ -39,6 +48,7 @@ const clocksPerSecond = 100
 type rawSystem struct {
 	name, program string
 	tcp, udp      netip.AddrPort // zero: does not do that
+	descriptors   int            // a flow takes in its process on a node; 0: it has no process
 }
 
 type rawBench struct {
@@ -46,8 +56,25 @@ type rawBench struct {
 	opt     Options
 	client  *netns.NS
 	systems []rawSystem
-	seconds time.Duration
+	seconds time.Duration // of a turn
+	rounds  int           // turns of each system
 	out     []Raw
+}
+
+// A rawKind is a kind of load.
+type rawKind struct {
+	what, unit, cpuUnit string
+	scale               float64 // what of work's count makes one Unit, and one CPUUnit
+	workers             int
+	work                func(ctx context.Context, s rawSystem, count *atomic.Int64) error
+	udp                 bool
+}
+
+var rawKinds = []rawKind{
+	{kindBulk, "Gbit/s", "GB", 1e9, 4, bulk, false},
+	{kindConnections, "connections/s", "connection", 1, 64, connections, false},
+	{"request/response, 64 kept", "requests/s", "request", 1, 64, requests, false},
+	{kindUDP, "requests/s", "request", 1, 64, datagrams, true},
 }
 
 // RawChain measures what the chain costs when distance costs nothing.
@@ -61,33 +88,36 @@ func RawChain(ctx context.Context, opt Options) (out []Raw, err error) {
 		return nil, err
 	}
 	defer func() { err = firstError(err, w.Close()) }()
-	for _, name := range []string{"client", "near-1", "fra-1", "eu-fra-1-app-1"} {
-		if err := w.NS(name).Sysctl("net.ipv4.ip_local_port_range", "10240 65535"); err != nil {
-			return nil, err
-		}
-	}
 	app, err := w.Accelerate(ctx, opt.Say)
 	if err != nil {
+		return nil, err
+	}
+	endpoint := w.EndpointAddr(app.Home, 0)
+	if err := prepareChain(w, endpoint); err != nil {
 		return nil, err
 	}
 	p := &peers{dir: opt.Dir}
 	defer p.stop()
 	if err := p.start(ctx, chain{
 		edge: w.NS("near-1"), gateway: w.NS("fra-1"), gatewayAddr: w.Host("fra-1").Cable,
-		app: w.EndpointAddr(app.Home, 0), appTCP: load.PortHTTP, appUDP: load.PortUDP, withNginx: true,
+		app: endpoint, appTCP: load.PortHTTP, appUDP: load.PortUDP, withNginx: true,
 	}); err != nil {
 		return nil, err
 	}
 	edge := netip.MustParseAddr("172.16.0.2") // the edge's end of the client's cable
-	b := &rawBench{w: w, opt: opt, client: w.NS("client"), seconds: 5 * time.Second, systems: []rawSystem{
-		{sysHAPlain, "haproxy", netip.AddrPortFrom(edge, portPlainIn), netip.AddrPort{}},
-		{sysHAProxy, "haproxy", netip.AddrPortFrom(edge, portTLSIn), netip.AddrPort{}},
-		{sysNGINX, "nginx", netip.AddrPort{}, netip.AddrPortFrom(edge, portNginxUDP)},
+	b := &rawBench{w: w, opt: opt, client: w.NS("client"), seconds: 3 * time.Second, rounds: 3, systems: []rawSystem{
+		{sysHAPlain, "haproxy", netip.AddrPortFrom(edge, portPlainIn), netip.AddrPort{}, 2},
+		{sysHAProxy, "haproxy", netip.AddrPortFrom(edge, portTLSIn), netip.AddrPort{}, 2},
+		{sysNGINX, "nginx", netip.AddrPort{}, netip.AddrPortFrom(edge, portNginxUDP), 2},
 		{sysNearcast, "nearcast-edge", netip.AddrPortFrom(app.Addresses[0], world.ListenHTTP),
-			netip.AddrPortFrom(app.Addresses[0], load.PortUDP)},
+			netip.AddrPortFrom(app.Addresses[0], load.PortUDP), 1},
+		{sysRouted, "", netip.AddrPortFrom(endpoint, load.PortHTTP), netip.AddrPortFrom(endpoint, load.PortUDP), 0},
 	}}
-	if opt.Quick {
-		b.seconds = 2 * time.Second
+	switch {
+	case opt.Profiles != "":
+		b.seconds, b.rounds = 5*time.Second, 1
+	case opt.Quick:
+		b.seconds, b.rounds = 2*time.Second, 1
 	}
 	for _, s := range b.systems {
 		if s.tcp.IsValid() {
@@ -100,24 +130,56 @@ func RawChain(ctx context.Context, opt Options) (out []Raw, err error) {
 	return b.out, err
 }
 
-// all runs each kind of load on each system in turn.
-func (b *rawBench) all(ctx context.Context) error {
-	kinds := []struct {
-		what, unit, cpuUnit string
-		scale               float64 // what of work's count makes one Unit, and one CPUUnit
-		workers             int
-		work                func(ctx context.Context, s rawSystem, count *atomic.Int64) error
-		udp                 bool
-	}{
-		{"bulk, 4 downloads", "Gbit/s", "GB", 1e9, 4, bulk, false},
-		{"new connections", "connections/s", "connection", 1, 64, connections, false},
-		{"request/response, 64 kept", "requests/s", "request", 1, 64, requests, false},
-		{"UDP request/reply, 64 flows", "requests/s", "request", 1, 64, datagrams, true},
+// prepareChain gives the machines ports enough for the benchmark's connections, and joins client and
+// endpoint by the nodes' kernels as well: that way, without any proxy, is the floor.
+func prepareChain(w *world.World, endpoint netip.Addr) error {
+	for _, name := range []string{"client", "near-1", "fra-1", "eu-fra-1-app-1"} {
+		for key, value := range map[string]string{
+			"net.ipv4.ip_local_port_range": "10240 65535", "net.ipv4.tcp_tw_reuse": "1", "net.ipv4.ip_forward": "1",
+		} {
+			if err := w.NS(name).Sysctl(key, value); err != nil {
+				return err
+			}
+		}
 	}
-	for _, k := range kinds {
+	to := netip.PrefixFrom(endpoint, 24).Masked()
+	back := netip.MustParsePrefix("172.16.0.0/24")
+	for _, r := range []struct {
+		at, dev string
+		via     string
+		dst     netip.Prefix
+	}{
+		{"client", "cable0", "172.16.0.2", to}, {"near-1", "cable2", "172.16.2.2", to},
+		{"eu-fra-1-app-1", "cable1", "172.16.1.1", back}, {"fra-1", "cable2", "172.16.2.1", back},
+	} {
+		route := netns.Route{Dst: r.dst, Dev: r.dev, Via: netip.MustParseAddr(r.via)}
+		if err := w.NS(r.at).AddRoute(route); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// all measures each kind of load on the systems in turns.
+func (b *rawBench) all(ctx context.Context) error {
+	for _, k := range rawKinds {
 		if !strings.Contains(k.what, b.opt.Only) {
 			continue
 		}
+		if err := b.kind(ctx, k); err != nil {
+			return err
+		}
+	}
+	if !strings.Contains(kindIdle, b.opt.Only) {
+		return nil
+	}
+	return b.idle(ctx)
+}
+
+// kind measures one kind of load: the systems take turns, and the median of a system's turns counts.
+func (b *rawBench) kind(ctx context.Context, k rawKind) error {
+	rates, cpus := map[string][]float64{}, map[string][]float64{}
+	for range b.rounds {
 		for _, s := range b.systems {
 			if (k.udp && !s.udp.IsValid()) || (!k.udp && !s.tcp.IsValid()) {
 				continue
@@ -126,18 +188,54 @@ func (b *rawBench) all(ctx context.Context) error {
 			if err != nil {
 				return fmt.Errorf("%s, %s: %w", k.what, s.name, err)
 			}
-			r := Raw{What: k.what, System: s.name, Unit: k.unit, CPUUnit: k.cpuUnit,
-				Rate: float64(count) / k.scale / took.Seconds(), CPU: cpu / (float64(count) / k.scale)}
-			if k.unit == "Gbit/s" {
-				r.Rate *= 8
-			}
-			b.add(r)
+			n := float64(count) / k.scale
+			rates[s.name] = append(rates[s.name], n/took.Seconds())
+			cpus[s.name] = append(cpus[s.name], cpu/n)
 		}
 	}
-	if !strings.Contains("memory of an idle flow", b.opt.Only) {
-		return nil
+	for _, s := range b.systems {
+		if len(rates[s.name]) == 0 {
+			continue
+		}
+		r := Raw{What: k.what, System: s.name, Unit: k.unit, CPUUnit: k.cpuUnit,
+			Rate: median(rates[s.name]), CPU: median(cpus[s.name])}
+		if k.what == kindBulk {
+			r.Rate *= 8
+			if s.name == sysRouted {
+				r.CPU = sealingCost() // no proxy computes less than this, if the backbone is encrypted
+			}
+		}
+		b.add(r)
 	}
-	return b.idle(ctx)
+	return nil
+}
+
+// median returns the middle of some figures, the lower one of two.
+func median(of []float64) float64 {
+	of = slices.Sorted(slices.Values(of))
+	return of[(len(of)-1)/2]
+}
+
+// sealingCost returns the CPU seconds that AES-128-GCM takes to seal and open a GB in TLS records.
+func sealingCost() float64 {
+	block, err := aes.NewCipher(make([]byte, 16))
+	if err != nil {
+		panic(err) // 16 is a valid length
+	}
+	gcm, err := cipher.NewGCM(block)
+	if err != nil {
+		panic(err)
+	}
+	const records = 4096
+	nonce, record := make([]byte, gcm.NonceSize()), make([]byte, 16<<10, 16<<10+gcm.Overhead())
+	begin := time.Now()
+	for range records {
+		sealed := gcm.Seal(record[:0], nonce, record, nil)
+		if _, err := gcm.Open(sealed[:0], nonce, sealed, nil); err != nil {
+			panic(err) // it was sealed just now
+		}
+	}
+	return time.Since(begin).Seconds() / (records * float64(len(record))) * 1e9
 }
 
 func (b *rawBench) add(r Raw) {
@@ -224,40 +322,33 @@ func (b *rawBench) memory(s rawSystem, host string) (bytes float64) {
 	return bytes
 }
 
-// idleFlows is bounded by the descriptors of one process: HAProxy needs two a flow.
-const idleFlows = 8000
+// Flows of the idle benchmark, and the descriptors that a process may count on for them.
+const (
+	idleFlows       = 10_000
+	idleDescriptors = 16_000
+	idleWorkers     = 32
+)
 
 // idle opens flows that each did one request and then nothing, and sees what they cost in memory.
 func (b *rawBench) idle(ctx context.Context) error {
 	for _, s := range b.systems {
-		if !s.tcp.IsValid() {
+		if !s.tcp.IsValid() || s.descriptors == 0 {
 			continue
 		}
+		flows := min(idleFlows, idleDescriptors/s.descriptors)
 		edge0, gateway0 := b.memory(s, "near-1"), b.memory(s, "fra-1")
-		conns := make([]net.Conn, 0, idleFlows)
-		err := b.client.Do(func() error {
-			for range idleFlows {
-				c, err := net.Dial("tcp", s.tcp.String())
-				if err != nil {
-					return err
-				}
-				conns = append(conns, c)
-				if err := ask(c, 1, make([]byte, 4096)); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
+		conns, err := b.open(s, flows)
 		if err == nil {
-			edge, gateway := b.memory(s, "near-1")-edge0, b.memory(s, "fra-1")-gateway0
-			b.add(Raw{What: "memory of an idle flow, edge", System: s.name, Rate: edge / idleFlows, Unit: "bytes"})
-			b.add(Raw{What: "memory of an idle flow, gateway", System: s.name, Rate: gateway / idleFlows, Unit: "bytes"})
+			n := float64(flows)
+			edge, gateway := (b.memory(s, "near-1")-edge0)/n, (b.memory(s, "fra-1")-gateway0)/n
+			b.add(Raw{What: kindIdle + ", edge", System: s.name, Rate: edge, Unit: "bytes"})
+			b.add(Raw{What: kindIdle + ", gateway", System: s.name, Rate: gateway, Unit: "bytes"})
 		}
 		for _, c := range conns {
 			c.Close()
 		}
 		if err != nil {
-			return fmt.Errorf("idle flows, %s, after %d: %w", s.name, len(conns), err)
+			return fmt.Errorf("%d idle flows, %s: %w", flows, s.name, err)
 		}
 		if err := ctx.Err(); err != nil {
 			return err
@@ -266,136 +357,33 @@ func (b *rawBench) idle(ctx context.Context) error {
 	return nil
 }
 
-// ask sends one request and reads its answer of at most a buffer.
-func ask(c net.Conn, size int, buf []byte) error {
-	if _, err := fmt.Fprintf(c, "GET /bytes/%d HTTP/1.1\r\nHost: bench\r\n\r\n", size); err != nil {
-		return err
+// open opens flows and has each do one request.
+func (b *rawBench) open(s rawSystem, flows int) (conns []net.Conn, err error) {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for worker := range idleWorkers {
+		wg.Go(func() {
+			werr := b.client.Do(func() error {
+				buf := make([]byte, 4096)
+				for i := worker; i < flows; i += idleWorkers {
+					c, err := net.Dial("tcp", s.tcp.String())
+					if err != nil {
+						return err
+					}
+					mu.Lock()
+					conns = append(conns, c)
+					mu.Unlock()
+					if err := ask(c, 1, buf); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			mu.Lock()
+			err = firstError(err, werr)
+			mu.Unlock()
+		})
 	}
-	n := 0
-	for {
-		m, err := c.Read(buf[n:])
-		n += m
-		if i := strings.Index(string(buf[:n]), "\r\n\r\n"); i >= 0 && n >= i+4+size {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
-}
-
-func bulk(ctx context.Context, s rawSystem, count *atomic.Int64) error {
-	buf := make([]byte, 256<<10)
-	for ctx.Err() == nil {
-		c, err := net.Dial("tcp", s.tcp.String())
-		if err != nil {
-			return err
-		}
-		stop := context.AfterFunc(ctx, func() { c.Close() })
-		fmt.Fprintf(c, "GET /bytes/%d HTTP/1.1\r\nHost: bench\r\n\r\n", int64(8<<30))
-		for {
-			n, err := c.Read(buf)
-			count.Add(int64(n))
-			if err != nil {
-				break
-			}
-		}
-		stop()
-		c.Close()
-	}
-	return nil
-}
-
-func connections(ctx context.Context, s rawSystem, count *atomic.Int64) error {
-	buf := make([]byte, 4096)
-	for ctx.Err() == nil {
-		c, err := net.Dial("tcp", s.tcp.String())
-		if err != nil {
-			return err
-		}
-		err = ask(c, 1, buf)
-		c.Close()
-		if err != nil {
-			return err
-		}
-		count.Add(1)
-	}
-	return nil
-}
-
-func requests(ctx context.Context, s rawSystem, count *atomic.Int64) error {
-	c, err := net.Dial("tcp", s.tcp.String())
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	buf := make([]byte, 4096)
-	for ctx.Err() == nil {
-		if err := ask(c, 1, buf); err != nil {
-			return err
-		}
-		count.Add(1)
-	}
-	return nil
-}
-
-func datagrams(ctx context.Context, s rawSystem, count *atomic.Int64) error {
-	c, err := net.Dial("udp", s.udp.String())
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	out, in := make([]byte, 64), make([]byte, 2048)
-	for ctx.Err() == nil {
-		if _, err := c.Write(out); err != nil {
-			return err
-		}
-		_ = c.SetReadDeadline(time.Now().Add(time.Second))
-		if _, err := io.ReadAtLeast(c, in, 1); err != nil {
-			continue // lost: send again
-		}
-		count.Add(1)
-	}
-	return nil
-}
-
-func firstLine(name string, args ...string) string {
-	out, err := exec.Command(name, args...).CombinedOutput()
-	if err != nil {
-		return name + " is not installed"
-	}
-	line, _, _ := strings.Cut(string(out), "\n")
-	return line
-}
-
-// writeRaw prints a line for each kind of load and system, with Nearcast's ratio to it: above 1 is
-// better than that system, whichever direction better is.
-func (r *Report) writeRaw(out io.Writer) {
-	if len(r.Raw) == 0 {
-		return
-	}
-	ours := map[string]Raw{}
-	for _, x := range r.Raw {
-		if x.System == sysNearcast {
-			ours[x.What] = x
-		}
-	}
-	tw := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(tw, "what\tsystem\tnearcast is\tits CPU is\tfigure\t\tCPU s a\t\t")
-	for _, x := range r.Raw {
-		o := ours[x.What]
-		rate, cpu := "", ""
-		if x.System != sysNearcast && o.Rate > 0 {
-			ratio := o.Rate / x.Rate
-			if x.Unit == "bytes" {
-				ratio = 1 / ratio
-			}
-			rate = fmt.Sprintf("%.2f × as good", ratio)
-			if x.CPU > 0 && o.CPU > 0 {
-				cpu = fmt.Sprintf("%.2f ×", o.CPU/x.CPU)
-			}
-		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%.4g\t%s\t%.3g\t%s\t\n", x.What, x.System, rate, cpu, x.Rate, x.Unit, x.CPU, x.CPUUnit)
-	}
-	tw.Flush()
+	wg.Wait()
+	return conns, err
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -18,7 +19,8 @@ type Options struct {
 	Bin   string // directory with the built binaries
 	Dir   string // for logs and data
 	Quick bool   // fewer runs: to see that it works, not to quote
-	// Only has RawChain measure just the kinds whose name contains it: "UDP", say.
+	// Only has RawChain measure just the kinds whose name contains it ("UDP", say), and Latency just the
+	// worlds ("R 100ms, loss 1 %").
 	Only string
 	// Profiles is a directory for profiles of edge and gateway under each kind of load. Empty: none are
 	// taken. Taking them costs a few per cent, so a run with profiles is not one to quote.
@@ -66,7 +68,10 @@ func DescribeMachine() Machine {
 
 // Save keeps the report as JSON in dir, named by its time.
 func (r *Report) Save(dir string) (string, error) {
-	text, err := json.MarshalIndent(r, "", "  ")
+	text, err := json.MarshalIndent(struct {
+		*Report
+		Targets []Target `json:"targets"`
+	}{r, r.Targets()}, "", "  ")
 	if err != nil {
 		return "", err
 	}
@@ -82,6 +87,8 @@ func (r *Report) WriteTo(out io.Writer) (int64, error) {
 	var buf bytes.Buffer
 	fmt.Fprintf(&buf, "%s, %d cores, Linux %s, %s\n%s; %s\n\n", r.Machine.CPU, r.Machine.Cores, r.Machine.Kernel,
 		r.Machine.Go, r.Machine.HAProxy, r.Machine.NGINX)
+	r.writeTargets(&buf)
+	fmt.Fprintln(&buf)
 	r.writeTransfers(&buf)
 	r.writeRaw(&buf)
 	n, err := out.Write(buf.Bytes())
@@ -132,4 +139,13 @@ func timesFaster(other, ours Transfer) string {
 		return fmt.Sprintf("> %.0f", float64(transferLimit)/float64(ours.Median))
 	}
 	return fmt.Sprintf("%.2f", float64(other.Median)/float64(ours.Median))
+}
+
+func firstLine(name string, args ...string) string {
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		return name + " is not installed"
+	}
+	line, _, _ := strings.Cut(string(out), "\n")
+	return line
 }
