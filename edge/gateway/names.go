@@ -61,14 +61,14 @@ func (n *names) resolve(ctx context.Context, host string) ([]netip.Addr, error) 
 			e.looking = make(chan struct{})
 			n.mu.Unlock()
 			n.refresh(ctx, host, e)
-			continue
+		} else {
+			n.mu.Unlock()
+			select {
+			case <-looking:
+			case <-ctx.Done():
+			}
 		}
-		n.mu.Unlock()
-		select {
-		case <-looking:
-		case <-ctx.Done():
-			return nil, fmt.Errorf("resolve %s: %w", host, ctx.Err())
-		}
+		// Who had no time to wait for the answer has taken no note of one: asking again would not end.
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("resolve %s: %w", host, ctx.Err())
 		}
