@@ -42,8 +42,8 @@ func (c *Catalog) CreateAccelerator(ctx context.Context, a model.Accelerator,
 			return nil
 		}
 		s := ch.settings()
-		if ch.accelerators.len() >= s.AcceleratorsMax {
-			return limit("accelerators_max", s.AcceleratorsMax, "accelerators")
+		if err := ch.checkAcceleratorCount(s, a.Type); err != nil {
+			return err
 		}
 		if err := checkTagCount(s, a.Tags); err != nil {
 			return err
@@ -66,6 +66,23 @@ func (c *Catalog) CreateAccelerator(ctx context.Context, a model.Accelerator,
 		return model.Accelerator{}, err
 	}
 	return c.Accelerator(ctx, id)
+}
+
+// checkAcceleratorCount checks that there may be one more accelerator of a type.
+func (ch *change) checkAcceleratorCount(s model.Settings, of model.AcceleratorType) error {
+	n := 0
+	for a := range ch.accelerators.all() {
+		if a.Type == of {
+			n++
+		}
+	}
+	if of == model.CustomRouting && n >= s.CustomRoutingAcceleratorsMax {
+		return limit("custom_routing_accelerators_max", s.CustomRoutingAcceleratorsMax, "custom routing accelerators")
+	}
+	if of == model.Standard && n >= s.AcceleratorsMax {
+		return limit("accelerators_max", s.AcceleratorsMax, "accelerators")
+	}
+	return nil
 }
 
 func (o *objects) newDNSName(suffix string) string {
@@ -161,6 +178,7 @@ var acceleratorFixed = map[string]func(a, b *model.Accelerator) bool{
 		return slices.Equal(a.Addresses, b.Addresses)
 	},
 	"accelerator.dns_name":     func(a, b *model.Accelerator) bool { return a.DNSName == b.DNSName },
+	"accelerator.type":         func(a, b *model.Accelerator) bool { return a.Type == b.Type },
 	"accelerator.project":      func(a, b *model.Accelerator) bool { return a.Project == b.Project },
 	"accelerator.created_time": func(a, b *model.Accelerator) bool { return a.Created.Equal(b.Created) },
 }

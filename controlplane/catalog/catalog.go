@@ -73,6 +73,9 @@ type State struct {
 	BGPPeers     []model.BGPPeer
 	Settings     model.Settings
 	GossipKeys   [][]byte // the first one encrypts, all decrypt
+
+	Subnets             []model.Subnet
+	CustomRoutingGroups []model.CustomRoutingGroup
 }
 
 // Catalog is the configuration of one cluster. Its methods may be called from any goroutine; they wait

@@ -29,7 +29,10 @@ func (c *Catalog) CreateGroup(ctx context.Context, g model.EndpointGroup,
 		if err != nil {
 			return err
 		}
-		id = model.GroupID(newID(12, func(id string) bool { return ch.groups.get(model.GroupID(id)) != nil }))
+		if a.Type == model.CustomRouting {
+			return precondition(ReasonWrongType, "listener %s is of a custom routing accelerator", l.ID)
+		}
+		id = ch.newGroupID()
 		request, err := groupKind.encode(g)
 		if err != nil {
 			return err
@@ -67,11 +70,20 @@ func (ch *change) checkNewGroup(l *model.Listener, region model.RegionName) erro
 		for range ch.groupsOf(l.ID) {
 			n++
 		}
+		for range ch.customGroupsOf(l.ID) {
+			n++
+		}
 	}
 	if s := ch.settings(); n >= s.GroupsPerAcceleratorMax {
 		return limit("groups_per_accelerator_max", s.GroupsPerAcceleratorMax, "endpoint groups of an accelerator")
 	}
 	return nil
+}
+
+func (o *objects) newGroupID() model.GroupID {
+	return model.GroupID(newID(12, func(id string) bool {
+		return o.groups.get(model.GroupID(id)) != nil || o.customGroups.get(model.GroupID(id)) != nil
+	}))
 }
 
 // Group returns one. Its endpoints' Health is HealthInitial: verdicts are not configuration.

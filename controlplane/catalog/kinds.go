@@ -273,6 +273,35 @@ var peerKind = &kind[model.PeerID, model.BGPPeer]{
 	decode: decoder(model.BGPPeerFromProto),
 }
 
+var subnetKind = &kind[model.SubnetName, model.Subnet]{
+	name: "subnet", prefix: "subnets/", missing: ReasonEndpointNotFound,
+	key:      func(s *model.Subnet) model.SubnetName { return s.Name },
+	revision: func(s *model.Subnet) *uint64 { return &s.Revision },
+	clone:    func(s model.Subnet) model.Subnet { s.Tags = maps.Clone(s.Tags); return s },
+	encode:   encoder(func(s model.Subnet) *pb.Subnet { s.Revision = 0; return model.SubnetToProto(s) }),
+	decode:   decoder(model.SubnetFromProto),
+}
+
+var customGroupKind = &kind[model.GroupID, model.CustomRoutingGroup]{
+	name: "custom routing group", prefix: "custom-groups/", missing: ReasonGroupNotFound,
+	key:      func(g *model.CustomRoutingGroup) model.GroupID { return g.ID },
+	revision: func(g *model.CustomRoutingGroup) *uint64 { return &g.Revision },
+	clone: func(g model.CustomRoutingGroup) model.CustomRoutingGroup {
+		g.Destinations, g.Endpoints = slices.Clone(g.Destinations), slices.Clone(g.Endpoints)
+		for i := range g.Endpoints {
+			e := &g.Endpoints[i]
+			e.Ports, e.Allowed = slices.Clone(e.Ports), slices.Clone(e.Allowed)
+		}
+		g.Tags = maps.Clone(g.Tags)
+		return g
+	},
+	encode: encoder(func(g model.CustomRoutingGroup) *pb.CustomRoutingGroup {
+		g.Revision = 0
+		return model.CustomRoutingGroupToProto(g)
+	}),
+	decode: decoder(model.CustomRoutingGroupFromProto),
+}
+
 // settingsKey is the only key of its kind.
 const settingsKey = "cluster"
 

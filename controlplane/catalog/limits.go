@@ -18,6 +18,10 @@ const (
 	// pageSizeDefault and pageSizeMax bound a listing's page.
 	pageSizeDefault = 100
 	pageSizeMax     = 1000
+	// mappingPageMax bounds a page of port mappings, which are computed; AWS's.
+	mappingPageMax = 20_000
+	// trafficItemsMax bounds the addresses and the ports that one request allows or denies; AWS's.
+	trafficItemsMax = 100
 	// gossipKeysMax: the one in use, the one before and the one to come.
 	gossipKeysMax = 3
 )

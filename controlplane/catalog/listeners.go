@@ -16,11 +16,14 @@ func (c *Catalog) CreateListener(ctx context.Context, l model.Listener, o Option
 	var id model.ListenerID
 	err := c.change(ctx, func(ch *change) error {
 		l := listenerKind.clone(l)
-		if err := invalid(l.Validate()); err != nil {
+		a := ch.accelerators.get(l.Accelerator)
+		if a != nil && a.Type == model.CustomRouting && l.Protocol == 0 {
+			l.Protocol = model.TCPUDP
+		}
+		if err := invalid(validateListener(l, a)); err != nil {
 			return err
 		}
-		a, err := ch.accelerators.need(l.Accelerator)
-		if err != nil {
+		if _, err := ch.accelerators.need(l.Accelerator); err != nil {
 			return err
 		}
 		id = model.ListenerID(newID(8, func(id string) bool {
@@ -84,7 +87,10 @@ func (c *Catalog) UpdateListener(ctx context.Context, id model.ListenerID, o Opt
 		if err != nil || !changed {
 			return err
 		}
-		if err := invalid(l.Validate()); err != nil {
+		if err := invalid(validateListener(l, ch.accelerators.get(l.Accelerator))); err != nil {
+			return err
+		}
+		if err := ch.checkRangesKept(before, &l); err != nil {
 			return err
 		}
 		return ch.putListener(l)
@@ -93,6 +99,14 @@ func (c *Catalog) UpdateListener(ctx context.Context, id model.ListenerID, o Opt
 		return model.Listener{}, err
 	}
 	return c.Listener(ctx, id)
+}
+
+// validateListener judges a listener by itself and by its accelerator's type.
+func validateListener(l model.Listener, a *model.Accelerator) error {
+	if a != nil && a.Type == model.CustomRouting {
+		return l.ValidateCustomRouting()
+	}
+	return l.Validate()
 }
 
 var listenerFixed = map[string]func(a, b *model.Listener) bool{
@@ -141,6 +155,9 @@ func (c *Catalog) DeleteListener(ctx context.Context, id model.ListenerID, o Opt
 		}
 		n := 0
 		for range ch.groupsOf(id) {
+			n++
+		}
+		for range ch.customGroupsOf(id) {
 			n++
 		}
 		if n > 0 {

@@ -51,6 +51,8 @@ type objects struct {
 	sites        table[model.SiteName, model.Site]
 	nodes        table[model.NodeID, model.Node]
 	peers        table[model.PeerID, model.BGPPeer]
+	subnets      table[model.SubnetName, model.Subnet]
+	customGroups table[model.GroupID, model.CustomRoutingGroup]
 	setting      table[string, model.Settings]
 	tokens       table[string, token]
 	gossip       [][]byte
@@ -65,7 +67,9 @@ func newObjects() *objects {
 		accelerators: newTable(acceleratorKind), listeners: newTable(listenerKind),
 		groups: newTable(groupKind), targets: newTable(targetKind), pools: newTable(poolKind),
 		regions: newTable(regionKind), sites: newTable(siteKind), nodes: newTable(nodeKind),
-		peers: newTable(peerKind), setting: newTable(settingsKind), tokens: newTable(tokenKind), broken: map[string]error{},
+		peers:   newTable(peerKind),
+		subnets: newTable(subnetKind), customGroups: newTable(customGroupKind),
+		setting: newTable(settingsKind), tokens: newTable(tokenKind), broken: map[string]error{},
 	}
 }
 
@@ -76,6 +80,7 @@ func (o *objects) view() *objects {
 	v.targets, v.pools, v.regions = o.targets.view(), o.pools.view(), o.regions.view()
 	v.peers = o.peers.view()
 	v.sites, v.nodes, v.setting, v.tokens = o.sites.view(), o.nodes.view(), o.setting.view(), o.tokens.view()
+	v.subnets, v.customGroups = o.subnets.view(), o.customGroups.view()
 	return &v
 }
 
@@ -125,6 +130,10 @@ func (o *objects) load(kv store.KV) error {
 		return o.nodes.load(model.NodeID(name), kv.Value, kv.Created, kv.Modified)
 	case peerKind.prefix:
 		return o.peers.load(model.PeerID(name), kv.Value, kv.Created, kv.Modified)
+	case subnetKind.prefix:
+		return o.subnets.load(model.SubnetName(name), kv.Value, kv.Created, kv.Modified)
+	case customGroupKind.prefix:
+		return o.customGroups.load(model.GroupID(name), kv.Value, kv.Created, kv.Modified)
 	case settingsKind.prefix:
 		return o.setting.load(name, kv.Value, kv.Created, kv.Modified)
 	case tokenKind.prefix:
@@ -169,6 +178,10 @@ func (o *objects) remove(key string) {
 		delete(o.nodes.base, model.NodeID(name))
 	case peerKind.prefix:
 		delete(o.peers.base, model.PeerID(name))
+	case subnetKind.prefix:
+		delete(o.subnets.base, model.SubnetName(name))
+	case customGroupKind.prefix:
+		delete(o.customGroups.base, model.GroupID(name))
 	case settingsKind.prefix:
 		delete(o.setting.base, name)
 	case tokenKind.prefix:
@@ -292,6 +305,9 @@ func (o *objects) state(cluster string) *State {
 		BGPPeers:     o.peers.sorted(),
 		Settings:     settingsKind.clone(o.settings()),
 		GossipKeys:   o.gossip,
+
+		Subnets:             o.subnets.sorted(),
+		CustomRoutingGroups: o.customGroups.sorted(),
 	}
 	for i := range s.Groups {
 		s.Groups[i] = o.groupOut(&s.Groups[i])

@@ -138,6 +138,11 @@ func (ch *change) checkPrefix(pool model.PoolName, prefix netip.Prefix, path str
 			}
 		}
 	}
+	for _, s := range inOrder(ch.subnets.all(), subnetKind.key) {
+		if prefix.Overlaps(s.Prefix) {
+			return field(ReasonInUse, path, "%v overlaps with %v, subnet %s", prefix, s.Prefix, s.Name)
+		}
+	}
 	allow := ch.settings().EndpointAllowNetworks
 	allowed := func(a netip.Addr) bool {
 		return slices.ContainsFunc(allow, func(p netip.Prefix) bool { return p.Contains(a) })

@@ -118,6 +118,12 @@ func (c *Catalog) retag(ctx context.Context, id string, edit func(map[string]str
 	case listenerKind.name:
 		_, err = c.UpdateListener(ctx, model.ListenerID(id), Options{},
 			func(l *model.Listener) error { return tags(&l.Tags) })
+	case subnetKind.name:
+		_, err = c.UpdateSubnet(ctx, model.SubnetName(id), Options{},
+			func(s *model.Subnet) error { return tags(&s.Tags) })
+	case customGroupKind.name:
+		_, err = c.updateCustomGroup(ctx, model.GroupID(id),
+			func(_ *change, g *model.CustomRoutingGroup) error { return tags(&g.Tags) })
 	case groupKind.name:
 		_, err = c.UpdateGroup(ctx, model.GroupID(id), Options{},
 			func(g *model.EndpointGroup) error { return tags(&g.Tags) })
@@ -137,10 +143,14 @@ func (o *objects) kindOf(id string) (string, error) {
 		return listenerKind.name, nil
 	case o.groups.get(model.GroupID(id)) != nil:
 		return groupKind.name, nil
+	case o.customGroups.get(model.GroupID(id)) != nil:
+		return customGroupKind.name, nil
 	case o.targets.get(id) != nil:
 		return targetKind.name, nil
+	case o.subnets.get(model.SubnetName(id)) != nil:
+		return subnetKind.name, nil
 	}
-	return "", notFound(ReasonAcceleratorNotFound, "accelerator, listener, group or target", id)
+	return "", notFound(ReasonAcceleratorNotFound, "accelerator, listener, group, target or subnet", id)
 }
 
 func (o *objects) tagsOf(id string) (map[string]string, error) {
@@ -154,6 +164,10 @@ func (o *objects) tagsOf(id string) (map[string]string, error) {
 		return o.groups.get(model.GroupID(id)).Tags, nil
 	case targetKind.name:
 		return o.targets.get(id).Tags, nil
+	case customGroupKind.name:
+		return o.customGroups.get(model.GroupID(id)).Tags, nil
+	case subnetKind.name:
+		return o.subnets.get(model.SubnetName(id)).Tags, nil
 	}
 	return nil, err
 }

@@ -34,6 +34,8 @@ func Build(s *catalog.State, verdicts map[health.Key]health.Verdict, revision ui
 		EndpointAllowNetworks: s.Settings.EndpointAllowNetworks,
 		BGPPeers:              slices.Clone(s.BGPPeers),
 		AnnounceAggregates:    s.Settings.AnnounceAggregates,
+		Subnets:               slices.Clone(s.Subnets),
+		CustomRoutingGroups:   slices.Clone(s.CustomRoutingGroups),
 	}
 	snap.Nodes = slices.DeleteFunc(snap.Nodes, func(n model.Node) bool { return n.State == model.NodeRevoked })
 	for i := range snap.Accelerators {
@@ -50,6 +52,12 @@ func Build(s *catalog.State, verdicts map[health.Key]health.Verdict, revision ui
 		g := &snap.Groups[i]
 		g.Tags = nil
 		g.Endpoints = judged(g.ID, g.Endpoints, verdicts)
+	}
+	for i := range snap.Subnets {
+		snap.Subnets[i].Tags = nil
+	}
+	for i := range snap.CustomRoutingGroups {
+		snap.CustomRoutingGroups[i].Tags = nil
 	}
 	snap.Sort()
 	if err := snap.Consistent(); err != nil {

@@ -41,6 +41,7 @@ func (s *Snapshot) Consistent() error {
 	k.accelerators(c, s)
 	k.listeners(c, s)
 	k.groups(c, s)
+	k.customRouting(c, s)
 	if c.err() == nil { // what follows takes the references for granted
 		k.ports(c, s)
 	}
@@ -59,6 +60,8 @@ func (s *Snapshot) withinLimits(c check) bool {
 	c.count("gossip_keys", len(s.GossipKeys), SnapshotGossipKeysMax)
 	c.count("endpoint_allow_networks", len(s.EndpointAllowNetworks), SnapshotNetworksMax)
 	c.count("bgp_peers", len(s.BGPPeers), SnapshotPeersMax)
+	c.count("subnets", len(s.Subnets), SnapshotSubnetsMax)
+	c.count("custom_routing_groups", len(s.CustomRoutingGroups), SnapshotGroupsMax)
 	endpoints := 0
 	for i := range s.Groups {
 		endpoints += len(s.Groups[i].Endpoints)

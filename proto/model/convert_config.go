@@ -31,6 +31,7 @@ func acceleratorFrom(c check, p *pb.Accelerator) Accelerator {
 		Modified:      timeFrom(c, "modified_time", p.GetModifiedTime()),
 		Tags:          tagsFrom(p.GetTags()),
 		Project:       p.GetProject(),
+		Type:          acceleratorTypes.from(c, "type", p.GetType()),
 		Revision:      p.GetRevision(),
 		FlowLogs: FlowLogs{
 			Enabled: p.GetFlowLogs().GetEnabled(),
@@ -62,6 +63,7 @@ func AcceleratorToProto(a Accelerator) *pb.Accelerator {
 		ModifiedTime:  timeTo(a.Modified),
 		Tags:          tagsFrom(a.Tags),
 		Project:       a.Project,
+		Type:          acceleratorTypes.to(a.Type),
 		Revision:      a.Revision,
 	}
 	if f := a.FlowLogs; f != (FlowLogs{}) {

@@ -46,6 +46,11 @@ var (
 		{pb.IPAddressType_IP_ADDRESS_TYPE_DUAL_STACK, DualStack},
 		{pb.IPAddressType_IP_ADDRESS_TYPE_UNSPECIFIED, IPv4},
 	}
+	acceleratorTypes = enumTable[pb.AcceleratorType, AcceleratorType]{
+		{pb.AcceleratorType_ACCELERATOR_TYPE_UNSPECIFIED, Standard}, // first, so that stored bytes stay as they were
+		{pb.AcceleratorType_ACCELERATOR_TYPE_STANDARD, Standard},
+		{pb.AcceleratorType_ACCELERATOR_TYPE_CUSTOM_ROUTING, CustomRouting},
+	}
 	acceleratorStatuses = enumTable[pb.AcceleratorStatus, AcceleratorStatus]{
 		{pb.AcceleratorStatus_ACCELERATOR_STATUS_IN_PROGRESS, InProgress},
 		{pb.AcceleratorStatus_ACCELERATOR_STATUS_DEPLOYED, Deployed},

@@ -26,6 +26,8 @@ func poolFrom(c check, p *pb.Pool) Pool {
 		Kind:     poolKinds.from(c, "kind", p.GetKind()),
 		Zone:     p.GetZone(),
 		Prefixes: prefixesFrom(c, "prefixes", p.GetPrefixes(), PoolPrefixesMax),
+		Project:  p.GetProject(),
+		Withheld: p.GetWithheld(),
 		Revision: p.GetRevision(),
 	}
 	if c.count("sites", len(p.GetSites()), SnapshotSitesMax) {
@@ -42,6 +44,8 @@ func PoolToProto(p Pool) *pb.Pool {
 		Zone:     p.Zone,
 		Prefixes: stringsTo(p.Prefixes),
 		Sites:    names[string](p.Sites),
+		Project:  p.Project,
+		Withheld: p.Withheld,
 		Revision: p.Revision,
 	}
 }
@@ -151,10 +155,14 @@ func SettingsFromProto(p *pb.Settings) (Settings, error) {
 		MaxEjectionPercent:         or(p.GetMaxEjectionPercent(), DefaultMaxEjectionPercent),
 		EndpointAllowNetworks: prefixesFrom(c, "endpoint_allow_networks", p.GetEndpointAllowNetworks(),
 			SnapshotNetworksMax),
-		DNSSuffix:          p.GetDnsSuffix(),
-		AnnounceAggregates: prefixesFrom(c, "announce_aggregates", p.GetAnnounceAggregates(), AggregatesMax),
-		AnnounceFloor:      or(p.GetAnnounceFloor(), DefaultAnnounceFloor),
-		Revision:           p.GetRevision(),
+		DNSSuffix:                    p.GetDnsSuffix(),
+		AnnounceAggregates:           prefixesFrom(c, "announce_aggregates", p.GetAnnounceAggregates(), AggregatesMax),
+		AnnounceFloor:                or(p.GetAnnounceFloor(), DefaultAnnounceFloor),
+		Revision:                     p.GetRevision(),
+		CustomRoutingAcceleratorsMax: or(p.GetCustomRoutingAcceleratorsMax(), DefaultCustomRoutingAcceleratorsMax),
+		AttachmentsMax:               or(p.GetAttachmentsMax(), DefaultAttachmentsMax),
+		PrincipalsPerAttachmentMax:   or(p.GetPrincipalsPerAttachmentMax(), DefaultPrincipalsPerAttachmentMax),
+		BYOIPRangesMax:               or(p.GetByoipRangesMax(), DefaultBYOIPRangesMax),
 	}
 	if s.DNSSuffix == "" {
 		s.DNSSuffix = DefaultDNSSuffix
@@ -165,19 +173,23 @@ func SettingsFromProto(p *pb.Settings) (Settings, error) {
 // SettingsToProto converts settings.
 func SettingsToProto(s Settings) *pb.Settings {
 	return &pb.Settings{
-		AcceleratorsMax:            uint32(s.AcceleratorsMax),
-		ListenersPerAcceleratorMax: uint32(s.ListenersPerAcceleratorMax),
-		GroupsPerAcceleratorMax:    uint32(s.GroupsPerAcceleratorMax),
-		PortRangesPerListenerMax:   uint32(s.PortRangesPerListenerMax),
-		PortOverridesPerGroupMax:   uint32(s.PortOverridesPerGroupMax),
-		EndpointsPerGroupMax:       uint32(s.EndpointsPerGroupMax),
-		TagsPerResourceMax:         uint32(s.TagsPerResourceMax),
-		MaxEjectionPercent:         uint32(s.MaxEjectionPercent),
-		EndpointAllowNetworks:      stringsTo(s.EndpointAllowNetworks),
-		DnsSuffix:                  s.DNSSuffix,
-		AnnounceAggregates:         stringsTo(s.AnnounceAggregates),
-		AnnounceFloor:              uint32(s.AnnounceFloor),
-		Revision:                   s.Revision,
+		AcceleratorsMax:              uint32(s.AcceleratorsMax),
+		ListenersPerAcceleratorMax:   uint32(s.ListenersPerAcceleratorMax),
+		GroupsPerAcceleratorMax:      uint32(s.GroupsPerAcceleratorMax),
+		PortRangesPerListenerMax:     uint32(s.PortRangesPerListenerMax),
+		PortOverridesPerGroupMax:     uint32(s.PortOverridesPerGroupMax),
+		EndpointsPerGroupMax:         uint32(s.EndpointsPerGroupMax),
+		TagsPerResourceMax:           uint32(s.TagsPerResourceMax),
+		MaxEjectionPercent:           uint32(s.MaxEjectionPercent),
+		EndpointAllowNetworks:        stringsTo(s.EndpointAllowNetworks),
+		DnsSuffix:                    s.DNSSuffix,
+		AnnounceAggregates:           stringsTo(s.AnnounceAggregates),
+		AnnounceFloor:                uint32(s.AnnounceFloor),
+		Revision:                     s.Revision,
+		CustomRoutingAcceleratorsMax: uint32(s.CustomRoutingAcceleratorsMax),
+		AttachmentsMax:               uint32(s.AttachmentsMax),
+		PrincipalsPerAttachmentMax:   uint32(s.PrincipalsPerAttachmentMax),
+		ByoipRangesMax:               uint32(s.BYOIPRangesMax),
 	}
 }
 
@@ -210,6 +222,9 @@ func SnapshotFromProto(p *pb.Snapshot) (*Snapshot, error) {
 	s.BGPPeers = keyedFrom(c, "bgp_peers", p.GetBgpPeers(), SnapshotPeersMax, (*pb.BgpPeer).GetId, bgpPeerFrom)
 	s.AnnounceAggregates = prefixesFrom(c, "announce_aggregates", p.GetAnnounceAggregates(), AggregatesMax)
 	s.AnnounceFloor = smallInt(p.GetAnnounceFloor())
+	s.Subnets = keyedFrom(c, "subnets", p.GetSubnets(), SnapshotSubnetsMax, (*pb.Subnet).GetName, subnetFrom)
+	s.CustomRoutingGroups = keyedFrom(c, "custom_routing_groups", p.GetCustomRoutingGroups(), SnapshotGroupsMax,
+		(*pb.CustomRoutingGroup).GetId, customRoutingGroupFrom)
 	if err := c.err(); err != nil {
 		return nil, err
 	}
@@ -247,6 +262,8 @@ func SnapshotToProto(s *Snapshot) *pb.Snapshot {
 		BgpPeers:              listTo(s.BGPPeers, BGPPeerToProto),
 		AnnounceAggregates:    stringsTo(s.AnnounceAggregates),
 		AnnounceFloor:         uint32(max(s.AnnounceFloor, 0)),
+		Subnets:               listTo(s.Subnets, SubnetToProto),
+		CustomRoutingGroups:   listTo(s.CustomRoutingGroups, CustomRoutingGroupToProto),
 	}
 	for _, k := range s.GossipKeys {
 		p.GossipKeys = append(p.GossipKeys, bytes.Clone(k))
@@ -314,14 +331,19 @@ func measureSnapshot(b []byte) error {
 		{3, SnapshotAcceleratorsMax}, {4, SnapshotListenersMax}, {5, SnapshotGroupsMax},
 		{6, SnapshotPoolsMax}, {7, SnapshotRegionsMax}, {8, SnapshotSitesMax}, {9, SnapshotNodesMax},
 		{10, SnapshotGossipKeysMax}, {11, SnapshotNetworksMax}, {50, SnapshotPeersMax}, {51, AggregatesMax},
+		{10, SnapshotGossipKeysMax}, {11, SnapshotNetworksMax},
+		{70, SnapshotSubnetsMax}, {71, SnapshotGroupsMax},
 	}
-	const groups, groupEndpoints = 5, 7
+	const groups, groupEndpoints, customGroups = 5, 7, 71
 	counts, endpoints, inner := map[protowire.Number]int{}, 0, 0
 	err := eachField(b, func(field protowire.Number, value []byte) {
 		counts[field]++
 		// What is malformed inside is Unmarshal's to say.
-		_ = eachField(value, func(innerField protowire.Number, _ []byte) {
+		_ = eachField(value, func(innerField protowire.Number, innerValue []byte) {
 			inner++
+			if field == customGroups { // whose endpoints have lists
+				_ = eachField(innerValue, func(protowire.Number, []byte) { inner++ })
+			}
 			if field == groups && innerField == groupEndpoints {
 				endpoints++
 			}

@@ -164,6 +164,31 @@ func ForbiddenAddr(addr netip.Addr, allow []netip.Prefix) error {
 	return nil
 }
 
+// ForbiddenPrefix is ForbiddenAddr for a whole IPv4 network: it returns an error if any address of it may
+// not be an endpoint's.
+func ForbiddenPrefix(p netip.Prefix, allow []netip.Prefix) error {
+	within := func(inner, outer netip.Prefix) bool {
+		return outer.Bits() <= inner.Bits() && outer.Contains(inner.Addr())
+	}
+	for _, f := range forbiddenNetworks {
+		if !f.net.Overlaps(p) {
+			continue
+		}
+		common := f.net
+		if within(p, f.net) {
+			common = p
+		}
+		covered := false
+		for _, a := range allow {
+			covered = covered || within(common, a)
+		}
+		if !covered {
+			return fmt.Errorf("%v holds %s addresses, %v", p, f.what, f.net)
+		}
+	}
+	return nil
+}
+
 var (
 	nat64Known = netip.MustParsePrefix("64:ff9b::/96") // RFC 6052
 	sixToFour  = netip.MustParsePrefix("2002::/16")    // RFC 3056

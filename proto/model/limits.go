@@ -18,6 +18,7 @@ const (
 	SnapshotGossipKeysMax   = 8
 	SnapshotNetworksMax     = 1_000 // endpoint_allow_networks
 	SnapshotPeersMax        = 4_000 // BGP sessions of all sites
+	SnapshotSubnetsMax      = 10_000
 )
 
 // snapshotFieldsMax bounds the fields of all objects of a snapshot before any is made: an empty
@@ -35,6 +36,15 @@ const (
 	AddressesMax        = 4     // of an accelerator: two zones, two families
 	PoolPrefixesMax     = 256
 	NodeAddressesMax    = 32 // backbone addresses of a node, and service addresses of a node
+
+	CustomRoutingDestinationsMax = 100   // of a group of custom routing; AWS's
+	CustomRoutingEndpointsMax    = 1_000 // of a group of custom routing
+	MappingRangesMax             = 256   // of ports that one endpoint of custom routing has
+	CustomRoutingRangeMin        = 16    // ports that a range of a custom routing listener has at least; AWS's
+	AttachmentsMax               = 10_000
+	PrincipalsMax                = 1_000 // of an attachment
+	ResourcesMax                 = 500   // of an attachment; AWS's
+	SubnetBitsMin                = 16    // a larger subnet has more addresses than an accelerator has ports
 )
 
 // Lengths, in characters unless they say bytes. Sources: AWS Global Accelerator's API reference for
@@ -97,5 +107,10 @@ const (
 	DefaultPortOverridesPerGroupMax   = 10
 	DefaultEndpointsPerGroupMax       = 10
 	DefaultTagsPerResourceMax         = 50
-	DefaultMaxEjectionPercent         = 100 // ours: verdicts may take out a whole group, which then fails over
+
+	DefaultCustomRoutingAcceleratorsMax = 10
+	DefaultAttachmentsMax               = 10
+	DefaultPrincipalsPerAttachmentMax   = 10
+	DefaultBYOIPRangesMax               = 2
+	DefaultMaxEjectionPercent           = 100 // ours: verdicts may take out a whole group, which then fails over
 )

@@ -16,6 +16,8 @@ func (s *Snapshot) Sort() {
 	sortBy(s.Sites, siteKey)
 	sortBy(s.Nodes, nodeKey)
 	sortBy(s.BGPPeers, peerKey)
+	sortBy(s.Subnets, subnetKey)
+	sortBy(s.CustomRoutingGroups, customRoutingGroupKey)
 }
 
 // Accelerator returns the accelerator with this id, or nil.
@@ -51,6 +53,16 @@ func (s *Snapshot) Site(name SiteName) *Site {
 // Node returns the node with this id, or nil.
 func (s *Snapshot) Node(id NodeID) *Node {
 	return find(s.Nodes, id, nodeKey)
+}
+
+// Subnet returns the subnet with this name, or nil.
+func (s *Snapshot) Subnet(name SubnetName) *Subnet {
+	return find(s.Subnets, name, subnetKey)
+}
+
+// CustomRoutingGroup returns the group of custom routing with this id, or nil.
+func (s *Snapshot) CustomRoutingGroup(id GroupID) *CustomRoutingGroup {
+	return find(s.CustomRoutingGroups, id, customRoutingGroupKey)
 }
 
 // OnNodePool reports whether the accelerator is served by each node's own addresses.
@@ -93,3 +105,6 @@ func poolKey(p *Pool) PoolName                    { return p.Name }
 func regionKey(r *Region) RegionName              { return r.Name }
 func siteKey(s *Site) SiteName                    { return s.Name }
 func nodeKey(n *Node) NodeID                      { return n.ID }
+func subnetKey(s *Subnet) SubnetName              { return s.Name }
+
+func customRoutingGroupKey(g *CustomRoutingGroup) GroupID { return g.ID }

@@ -97,6 +97,7 @@ type Accelerator struct {
 	Tags          map[string]string
 	Project       string
 	FlowLogs      FlowLogs
+	Type          AcceleratorType
 	Revision      uint64
 }
 
@@ -240,6 +241,8 @@ type Pool struct {
 	Zone     string
 	Prefixes []netip.Prefix
 	Sites    []SiteName
+	Project  string // "": everybody's; else that brought it (BYOIP): its accelerators get addresses if they ask
+	Withheld bool   // of a range that was brought: not advertised now, must not be announced
 	Revision uint64
 }
 
@@ -300,6 +303,11 @@ type Settings struct {
 	AnnounceAggregates         []netip.Prefix // announced in place of the pools' prefixes in them
 	AnnounceFloor              int            // sites that go on announcing a prefix in any case
 	Revision                   uint64
+
+	CustomRoutingAcceleratorsMax int
+	AttachmentsMax               int // of a project
+	PrincipalsPerAttachmentMax   int
+	BYOIPRangesMax               int // of a project
 }
 
 // Snapshot is the compiled configuration of the whole fleet. It is immutable once made: everybody
@@ -320,6 +328,8 @@ type Snapshot struct {
 	BGPPeers              []BGPPeer // with passwords
 	AnnounceAggregates    []netip.Prefix
 	AnnounceFloor         int // 0: 1
+	Subnets               []Subnet
+	CustomRoutingGroups   []CustomRoutingGroup
 }
 
 // FieldError says what is wrong with one field and how to mend it. Field is a path in the words of

@@ -27,6 +27,12 @@ func (a *Accelerator) check(c check) {
 	if a.IPAddressType > DualStack {
 		c.wrong("ip_address_type", "has the unknown value %d; use IPV4 or DUAL_STACK", a.IPAddressType)
 	}
+	switch {
+	case a.Type > CustomRouting:
+		c.wrong("type", "has the unknown value %d; use STANDARD or CUSTOM_ROUTING", a.Type)
+	case a.Type == CustomRouting && a.IPAddressType != IPv4:
+		c.wrong("ip_address_type", "must be IPV4 for custom routing, whose destinations are IPv4 addresses")
+	}
 	if a.Status > Deployed {
 		c.wrong("status", "has the unknown value %d", a.Status)
 	}

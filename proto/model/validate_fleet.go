@@ -159,6 +159,10 @@ func (s Settings) Validate() error {
 		{"port_overrides_per_group_max", s.PortOverridesPerGroupMax, PortOverridesMax},
 		{"endpoints_per_group_max", s.EndpointsPerGroupMax, EndpointsMax},
 		{"tags_per_resource_max", s.TagsPerResourceMax, TagsMax},
+		{"custom_routing_accelerators_max", s.CustomRoutingAcceleratorsMax, SnapshotAcceleratorsMax},
+		{"attachments_max", s.AttachmentsMax, AttachmentsMax},
+		{"principals_per_attachment_max", s.PrincipalsPerAttachmentMax, PrincipalsMax},
+		{"byoip_ranges_max", s.BYOIPRangesMax, SnapshotPoolsMax},
 		{"max_ejection_percent", s.MaxEjectionPercent, 100},
 		{"announce_floor", s.AnnounceFloor, SnapshotSitesMax},
 	} {

@@ -1154,12 +1154,14 @@ type Snapshot struct {
 	Sites        []*Site                `protobuf:"bytes,8,rep,name=sites,proto3" json:"sites,omitempty"`
 	Nodes        []*Node                `protobuf:"bytes,9,rep,name=nodes,proto3" json:"nodes,omitempty"` // authorised ones; identity and addresses only
 	// Gossip keys (16, 24 or 32 bytes); the first one encrypts, all decrypt.
-	GossipKeys            [][]byte   `protobuf:"bytes,10,rep,name=gossip_keys,json=gossipKeys,proto3" json:"gossip_keys,omitempty"`
-	EndpointAllowNetworks []string   `protobuf:"bytes,11,rep,name=endpoint_allow_networks,json=endpointAllowNetworks,proto3" json:"endpoint_allow_networks,omitempty"` // see Settings
-	Format                uint32     `protobuf:"varint,12,opt,name=format,proto3" json:"format,omitempty"`                                                             // 1; a node refuses a format that it does not know
-	BgpPeers              []*BgpPeer `protobuf:"bytes,50,rep,name=bgp_peers,json=bgpPeers,proto3" json:"bgp_peers,omitempty"`                                          // with passwords: they are the nodes'
-	AnnounceAggregates    []string   `protobuf:"bytes,51,rep,name=announce_aggregates,json=announceAggregates,proto3" json:"announce_aggregates,omitempty"`            // see Settings
-	AnnounceFloor         uint32     `protobuf:"varint,52,opt,name=announce_floor,json=announceFloor,proto3" json:"announce_floor,omitempty"`                          // see Settings; 0: 1
+	GossipKeys            [][]byte              `protobuf:"bytes,10,rep,name=gossip_keys,json=gossipKeys,proto3" json:"gossip_keys,omitempty"`
+	EndpointAllowNetworks []string              `protobuf:"bytes,11,rep,name=endpoint_allow_networks,json=endpointAllowNetworks,proto3" json:"endpoint_allow_networks,omitempty"` // see Settings
+	Format                uint32                `protobuf:"varint,12,opt,name=format,proto3" json:"format,omitempty"`                                                             // 1; a node refuses a format that it does not know
+	BgpPeers              []*BgpPeer            `protobuf:"bytes,50,rep,name=bgp_peers,json=bgpPeers,proto3" json:"bgp_peers,omitempty"`                                          // with passwords: they are the nodes'
+	AnnounceAggregates    []string              `protobuf:"bytes,51,rep,name=announce_aggregates,json=announceAggregates,proto3" json:"announce_aggregates,omitempty"`            // see Settings
+	AnnounceFloor         uint32                `protobuf:"varint,52,opt,name=announce_floor,json=announceFloor,proto3" json:"announce_floor,omitempty"`                          // see Settings; 0: 1
+	Subnets               []*Subnet             `protobuf:"bytes,70,rep,name=subnets,proto3" json:"subnets,omitempty"`
+	CustomRoutingGroups   []*CustomRoutingGroup `protobuf:"bytes,71,rep,name=custom_routing_groups,json=customRoutingGroups,proto3" json:"custom_routing_groups,omitempty"`
 	unknownFields         protoimpl.UnknownFields
 	sizeCache             protoimpl.SizeCache
 }
@@ -1299,11 +1301,25 @@ func (x *Snapshot) GetAnnounceFloor() uint32 {
 	return 0
 }
 
+func (x *Snapshot) GetSubnets() []*Subnet {
+	if x != nil {
+		return x.Subnets
+	}
+	return nil
+}
+
+func (x *Snapshot) GetCustomRoutingGroups() []*CustomRoutingGroup {
+	if x != nil {
+		return x.CustomRoutingGroups
+	}
+	return nil
+}
+
 var File_nearcast_v1_node_proto protoreflect.FileDescriptor
 
 const file_nearcast_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x16nearcast/v1/node.proto\x12\vnearcast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1anearcast/v1/announce.proto\x1a\x1bnearcast/v1/resources.proto\"}\n" +
+	"\x16nearcast/v1/node.proto\x12\vnearcast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1anearcast/v1/announce.proto\x1a\x1fnearcast/v1/customrouting.proto\x1a\x1bnearcast/v1/resources.proto\"}\n" +
 	"\rEnrollRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12/\n" +
 	"\x13certificate_request\x18\x02 \x01(\fR\x12certificateRequest\x12%\n" +
@@ -1378,7 +1394,7 @@ const file_nearcast_v1_node_proto_rawDesc = "" +
 	"\brevision\x18\x03 \x01(\x04R\brevision\"9\n" +
 	"\aCompare\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x12\n" +
-	"\x04hash\x18\x02 \x01(\fR\x04hash\"\x8d\x05\n" +
+	"\x04hash\x18\x02 \x01(\fR\x04hash\"\x91\x06\n" +
 	"\bSnapshot\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12<\n" +
@@ -1396,7 +1412,9 @@ const file_nearcast_v1_node_proto_rawDesc = "" +
 	"\x06format\x18\f \x01(\rR\x06format\x121\n" +
 	"\tbgp_peers\x182 \x03(\v2\x14.nearcast.v1.BgpPeerR\bbgpPeers\x12/\n" +
 	"\x13announce_aggregates\x183 \x03(\tR\x12announceAggregates\x12%\n" +
-	"\x0eannounce_floor\x184 \x01(\rR\rannounceFloor2R\n" +
+	"\x0eannounce_floor\x184 \x01(\rR\rannounceFloor\x12-\n" +
+	"\asubnets\x18F \x03(\v2\x13.nearcast.v1.SubnetR\asubnets\x12S\n" +
+	"\x15custom_routing_groups\x18G \x03(\v2\x1f.nearcast.v1.CustomRoutingGroupR\x13customRoutingGroups2R\n" +
 	"\rEnrollService\x12A\n" +
 	"\x06Enroll\x12\x1a.nearcast.v1.EnrollRequest\x1a\x1b.nearcast.v1.EnrollResponse2\x93\x01\n" +
 	"\vNodeService\x12>\n" +
@@ -1447,6 +1465,8 @@ var file_nearcast_v1_node_proto_goTypes = []any{
 	(*Region)(nil),                // 27: nearcast.v1.Region
 	(*Site)(nil),                  // 28: nearcast.v1.Site
 	(*BgpPeer)(nil),               // 29: nearcast.v1.BgpPeer
+	(*Subnet)(nil),                // 30: nearcast.v1.Subnet
+	(*CustomRoutingGroup)(nil),    // 31: nearcast.v1.CustomRoutingGroup
 }
 var file_nearcast_v1_node_proto_depIdxs = []int32{
 	17, // 0: nearcast.v1.EnrollRequest.node:type_name -> nearcast.v1.Node
@@ -1475,17 +1495,19 @@ var file_nearcast_v1_node_proto_depIdxs = []int32{
 	28, // 23: nearcast.v1.Snapshot.sites:type_name -> nearcast.v1.Site
 	17, // 24: nearcast.v1.Snapshot.nodes:type_name -> nearcast.v1.Node
 	29, // 25: nearcast.v1.Snapshot.bgp_peers:type_name -> nearcast.v1.BgpPeer
-	0,  // 26: nearcast.v1.EnrollService.Enroll:input_type -> nearcast.v1.EnrollRequest
-	2,  // 27: nearcast.v1.NodeService.Renew:input_type -> nearcast.v1.RenewRequest
-	4,  // 28: nearcast.v1.NodeService.Sync:input_type -> nearcast.v1.NodeMessage
-	1,  // 29: nearcast.v1.EnrollService.Enroll:output_type -> nearcast.v1.EnrollResponse
-	3,  // 30: nearcast.v1.NodeService.Renew:output_type -> nearcast.v1.RenewResponse
-	12, // 31: nearcast.v1.NodeService.Sync:output_type -> nearcast.v1.ControllerMessage
-	29, // [29:32] is the sub-list for method output_type
-	26, // [26:29] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	30, // 26: nearcast.v1.Snapshot.subnets:type_name -> nearcast.v1.Subnet
+	31, // 27: nearcast.v1.Snapshot.custom_routing_groups:type_name -> nearcast.v1.CustomRoutingGroup
+	0,  // 28: nearcast.v1.EnrollService.Enroll:input_type -> nearcast.v1.EnrollRequest
+	2,  // 29: nearcast.v1.NodeService.Renew:input_type -> nearcast.v1.RenewRequest
+	4,  // 30: nearcast.v1.NodeService.Sync:input_type -> nearcast.v1.NodeMessage
+	1,  // 31: nearcast.v1.EnrollService.Enroll:output_type -> nearcast.v1.EnrollResponse
+	3,  // 32: nearcast.v1.NodeService.Renew:output_type -> nearcast.v1.RenewResponse
+	12, // 33: nearcast.v1.NodeService.Sync:output_type -> nearcast.v1.ControllerMessage
+	31, // [31:34] is the sub-list for method output_type
+	28, // [28:31] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_nearcast_v1_node_proto_init() }
@@ -1494,6 +1516,7 @@ func file_nearcast_v1_node_proto_init() {
 		return
 	}
 	file_nearcast_v1_announce_proto_init()
+	file_nearcast_v1_customrouting_proto_init()
 	file_nearcast_v1_resources_proto_init()
 	file_nearcast_v1_node_proto_msgTypes[4].OneofWrappers = []any{
 		(*NodeMessage_Hello)(nil),

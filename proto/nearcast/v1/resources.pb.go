@@ -131,6 +131,56 @@ func (AcceleratorStatus) EnumDescriptor() ([]byte, []int) {
 	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{1}
 }
 
+// AcceleratorType says how traffic finds its endpoint.
+type AcceleratorType int32
+
+const (
+	AcceleratorType_ACCELERATOR_TYPE_UNSPECIFIED    AcceleratorType = 0 // taken as STANDARD
+	AcceleratorType_ACCELERATOR_TYPE_STANDARD       AcceleratorType = 1 // by distance, health and weight
+	AcceleratorType_ACCELERATOR_TYPE_CUSTOM_ROUTING AcceleratorType = 2 // by accelerated address and port (customrouting.proto)
+)
+
+// Enum value maps for AcceleratorType.
+var (
+	AcceleratorType_name = map[int32]string{
+		0: "ACCELERATOR_TYPE_UNSPECIFIED",
+		1: "ACCELERATOR_TYPE_STANDARD",
+		2: "ACCELERATOR_TYPE_CUSTOM_ROUTING",
+	}
+	AcceleratorType_value = map[string]int32{
+		"ACCELERATOR_TYPE_UNSPECIFIED":    0,
+		"ACCELERATOR_TYPE_STANDARD":       1,
+		"ACCELERATOR_TYPE_CUSTOM_ROUTING": 2,
+	}
+)
+
+func (x AcceleratorType) Enum() *AcceleratorType {
+	p := new(AcceleratorType)
+	*p = x
+	return p
+}
+
+func (x AcceleratorType) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (AcceleratorType) Descriptor() protoreflect.EnumDescriptor {
+	return file_nearcast_v1_resources_proto_enumTypes[2].Descriptor()
+}
+
+func (AcceleratorType) Type() protoreflect.EnumType {
+	return &file_nearcast_v1_resources_proto_enumTypes[2]
+}
+
+func (x AcceleratorType) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use AcceleratorType.Descriptor instead.
+func (AcceleratorType) EnumDescriptor() ([]byte, []int) {
+	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{2}
+}
+
 // Protocol of a listener.
 type Protocol int32
 
@@ -168,11 +218,11 @@ func (x Protocol) String() string {
 }
 
 func (Protocol) Descriptor() protoreflect.EnumDescriptor {
-	return file_nearcast_v1_resources_proto_enumTypes[2].Descriptor()
+	return file_nearcast_v1_resources_proto_enumTypes[3].Descriptor()
 }
 
 func (Protocol) Type() protoreflect.EnumType {
-	return &file_nearcast_v1_resources_proto_enumTypes[2]
+	return &file_nearcast_v1_resources_proto_enumTypes[3]
 }
 
 func (x Protocol) Number() protoreflect.EnumNumber {
@@ -181,7 +231,7 @@ func (x Protocol) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Protocol.Descriptor instead.
 func (Protocol) EnumDescriptor() ([]byte, []int) {
-	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{2}
+	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{3}
 }
 
 // Affinity says which parts of a flow choose its endpoint.
@@ -218,11 +268,11 @@ func (x Affinity) String() string {
 }
 
 func (Affinity) Descriptor() protoreflect.EnumDescriptor {
-	return file_nearcast_v1_resources_proto_enumTypes[3].Descriptor()
+	return file_nearcast_v1_resources_proto_enumTypes[4].Descriptor()
 }
 
 func (Affinity) Type() protoreflect.EnumType {
-	return &file_nearcast_v1_resources_proto_enumTypes[3]
+	return &file_nearcast_v1_resources_proto_enumTypes[4]
 }
 
 func (x Affinity) Number() protoreflect.EnumNumber {
@@ -231,7 +281,7 @@ func (x Affinity) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Affinity.Descriptor instead.
 func (Affinity) EnumDescriptor() ([]byte, []int) {
-	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{3}
+	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{4}
 }
 
 // HealthProtocol is how a health check asks.
@@ -271,11 +321,11 @@ func (x HealthProtocol) String() string {
 }
 
 func (HealthProtocol) Descriptor() protoreflect.EnumDescriptor {
-	return file_nearcast_v1_resources_proto_enumTypes[4].Descriptor()
+	return file_nearcast_v1_resources_proto_enumTypes[5].Descriptor()
 }
 
 func (HealthProtocol) Type() protoreflect.EnumType {
-	return &file_nearcast_v1_resources_proto_enumTypes[4]
+	return &file_nearcast_v1_resources_proto_enumTypes[5]
 }
 
 func (x HealthProtocol) Number() protoreflect.EnumNumber {
@@ -284,7 +334,7 @@ func (x HealthProtocol) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use HealthProtocol.Descriptor instead.
 func (HealthProtocol) EnumDescriptor() ([]byte, []int) {
-	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{4}
+	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{5}
 }
 
 // ClientAddressMode says how an endpoint learns the client's address.
@@ -327,11 +377,11 @@ func (x ClientAddressMode) String() string {
 }
 
 func (ClientAddressMode) Descriptor() protoreflect.EnumDescriptor {
-	return file_nearcast_v1_resources_proto_enumTypes[5].Descriptor()
+	return file_nearcast_v1_resources_proto_enumTypes[6].Descriptor()
 }
 
 func (ClientAddressMode) Type() protoreflect.EnumType {
-	return &file_nearcast_v1_resources_proto_enumTypes[5]
+	return &file_nearcast_v1_resources_proto_enumTypes[6]
 }
 
 func (x ClientAddressMode) Number() protoreflect.EnumNumber {
@@ -340,7 +390,7 @@ func (x ClientAddressMode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ClientAddressMode.Descriptor instead.
 func (ClientAddressMode) EnumDescriptor() ([]byte, []int) {
-	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{5}
+	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{6}
 }
 
 // HealthState is the control plane's verdict on an endpoint.
@@ -380,11 +430,11 @@ func (x HealthState) String() string {
 }
 
 func (HealthState) Descriptor() protoreflect.EnumDescriptor {
-	return file_nearcast_v1_resources_proto_enumTypes[6].Descriptor()
+	return file_nearcast_v1_resources_proto_enumTypes[7].Descriptor()
 }
 
 func (HealthState) Type() protoreflect.EnumType {
-	return &file_nearcast_v1_resources_proto_enumTypes[6]
+	return &file_nearcast_v1_resources_proto_enumTypes[7]
 }
 
 func (x HealthState) Number() protoreflect.EnumNumber {
@@ -393,7 +443,7 @@ func (x HealthState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use HealthState.Descriptor instead.
 func (HealthState) EnumDescriptor() ([]byte, []int) {
-	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{6}
+	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{7}
 }
 
 // PoolKind says who answers on a pool's addresses.
@@ -430,11 +480,11 @@ func (x PoolKind) String() string {
 }
 
 func (PoolKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_nearcast_v1_resources_proto_enumTypes[7].Descriptor()
+	return file_nearcast_v1_resources_proto_enumTypes[8].Descriptor()
 }
 
 func (PoolKind) Type() protoreflect.EnumType {
-	return &file_nearcast_v1_resources_proto_enumTypes[7]
+	return &file_nearcast_v1_resources_proto_enumTypes[8]
 }
 
 func (x PoolKind) Number() protoreflect.EnumNumber {
@@ -443,7 +493,7 @@ func (x PoolKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PoolKind.Descriptor instead.
 func (PoolKind) EnumDescriptor() ([]byte, []int) {
-	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{7}
+	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{8}
 }
 
 // NodeState is what the operators want of a node.
@@ -483,11 +533,11 @@ func (x NodeState) String() string {
 }
 
 func (NodeState) Descriptor() protoreflect.EnumDescriptor {
-	return file_nearcast_v1_resources_proto_enumTypes[8].Descriptor()
+	return file_nearcast_v1_resources_proto_enumTypes[9].Descriptor()
 }
 
 func (NodeState) Type() protoreflect.EnumType {
-	return &file_nearcast_v1_resources_proto_enumTypes[8]
+	return &file_nearcast_v1_resources_proto_enumTypes[9]
 }
 
 func (x NodeState) Number() protoreflect.EnumNumber {
@@ -496,7 +546,7 @@ func (x NodeState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use NodeState.Descriptor instead.
 func (NodeState) EnumDescriptor() ([]byte, []int) {
-	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{8}
+	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{9}
 }
 
 // Role is what an operator may do. Each includes the ones before it.
@@ -536,11 +586,11 @@ func (x Role) String() string {
 }
 
 func (Role) Descriptor() protoreflect.EnumDescriptor {
-	return file_nearcast_v1_resources_proto_enumTypes[9].Descriptor()
+	return file_nearcast_v1_resources_proto_enumTypes[10].Descriptor()
 }
 
 func (Role) Type() protoreflect.EnumType {
-	return &file_nearcast_v1_resources_proto_enumTypes[9]
+	return &file_nearcast_v1_resources_proto_enumTypes[10]
 }
 
 func (x Role) Number() protoreflect.EnumNumber {
@@ -549,7 +599,7 @@ func (x Role) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Role.Descriptor instead.
 func (Role) EnumDescriptor() ([]byte, []int) {
-	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{9}
+	return file_nearcast_v1_resources_proto_rawDescGZIP(), []int{10}
 }
 
 // Accelerator is two static addresses (four when dual-stack) and a DNS name.
@@ -574,6 +624,7 @@ type Accelerator struct {
 	Project       string                 `protobuf:"bytes,12,opt,name=project,proto3" json:"project,omitempty"`                                                                     // the owner; "default" when empty
 	Revision      uint64                 `protobuf:"varint,13,opt,name=revision,proto3" json:"revision,omitempty"`                                                                  // output: store revision of the last change below this accelerator
 	FlowLogs      *FlowLogs              `protobuf:"bytes,14,opt,name=flow_logs,json=flowLogs,proto3" json:"flow_logs,omitempty"`
+	Type          AcceleratorType        `protobuf:"varint,70,opt,name=type,proto3,enum=nearcast.v1.AcceleratorType" json:"type,omitempty"` // immutable
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -704,6 +755,13 @@ func (x *Accelerator) GetFlowLogs() *FlowLogs {
 		return x.FlowLogs
 	}
 	return nil
+}
+
+func (x *Accelerator) GetType() AcceleratorType {
+	if x != nil {
+		return x.Type
+	}
+	return AcceleratorType_ACCELERATOR_TYPE_UNSPECIFIED
 }
 
 // FlowLogs says where the records of an accelerator's flows are kept. Bucket and prefix may be there
@@ -1398,10 +1456,14 @@ type Pool struct {
 	Kind  PoolKind               `protobuf:"varint,2,opt,name=kind,proto3,enum=nearcast.v1.PoolKind" json:"kind,omitempty"`
 	// Anycast: the zone, an independent failure domain; an accelerator's two addresses come from two
 	// zones. Node pools have none.
-	Zone          string   `protobuf:"bytes,3,opt,name=zone,proto3" json:"zone,omitempty"`
-	Prefixes      []string `protobuf:"bytes,4,rep,name=prefixes,proto3" json:"prefixes,omitempty"`  // anycast: CIDR, IPv4 and IPv6; disjoint from every other pool
-	Sites         []string `protobuf:"bytes,5,rep,name=sites,proto3" json:"sites,omitempty"`        // node pools: sites whose nodes serve; empty: all
-	Revision      uint64   `protobuf:"varint,6,opt,name=revision,proto3" json:"revision,omitempty"` // output
+	Zone     string   `protobuf:"bytes,3,opt,name=zone,proto3" json:"zone,omitempty"`
+	Prefixes []string `protobuf:"bytes,4,rep,name=prefixes,proto3" json:"prefixes,omitempty"`  // anycast: CIDR, IPv4 and IPv6; disjoint from every other pool
+	Sites    []string `protobuf:"bytes,5,rep,name=sites,proto3" json:"sites,omitempty"`        // node pools: sites whose nodes serve; empty: all
+	Revision uint64   `protobuf:"varint,6,opt,name=revision,proto3" json:"revision,omitempty"` // output
+	// Output: a range that a project brought (BYOIP). Its addresses are given only to accelerators of the
+	// project that ask for them.
+	Project       string `protobuf:"bytes,70,opt,name=project,proto3" json:"project,omitempty"`
+	Withheld      bool   `protobuf:"varint,71,opt,name=withheld,proto3" json:"withheld,omitempty"` // output: a range that its project does not advertise now; nodes must not announce it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1476,6 +1538,20 @@ func (x *Pool) GetRevision() uint64 {
 		return x.Revision
 	}
 	return 0
+}
+
+func (x *Pool) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *Pool) GetWithheld() bool {
+	if x != nil {
+		return x.Withheld
+	}
+	return false
 }
 
 // Region is where endpoints live. It exists once a site or a group names it, or by itself.
@@ -2185,10 +2261,14 @@ type Settings struct {
 	Revision              uint64   `protobuf:"varint,11,opt,name=revision,proto3" json:"revision,omitempty"`                   // output
 	// Networks that are announced in place of the pools' prefixes that lie in them: the internet takes
 	// nothing longer than /24 and /48. All pools in one must be of one zone.
-	AnnounceAggregates []string `protobuf:"bytes,50,rep,name=announce_aggregates,json=announceAggregates,proto3" json:"announce_aggregates,omitempty"`
-	AnnounceFloor      uint32   `protobuf:"varint,51,opt,name=announce_floor,json=announceFloor,proto3" json:"announce_floor,omitempty"` // sites that go on announcing a prefix even if they want not to; 1
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	AnnounceAggregates           []string `protobuf:"bytes,50,rep,name=announce_aggregates,json=announceAggregates,proto3" json:"announce_aggregates,omitempty"`
+	AnnounceFloor                uint32   `protobuf:"varint,51,opt,name=announce_floor,json=announceFloor,proto3" json:"announce_floor,omitempty"`                                                  // sites that go on announcing a prefix even if they want not to; 1
+	CustomRoutingAcceleratorsMax uint32   `protobuf:"varint,70,opt,name=custom_routing_accelerators_max,json=customRoutingAcceleratorsMax,proto3" json:"custom_routing_accelerators_max,omitempty"` // 10; accelerators_max is of standard ones
+	AttachmentsMax               uint32   `protobuf:"varint,71,opt,name=attachments_max,json=attachmentsMax,proto3" json:"attachments_max,omitempty"`                                               // of a project, 10
+	PrincipalsPerAttachmentMax   uint32   `protobuf:"varint,72,opt,name=principals_per_attachment_max,json=principalsPerAttachmentMax,proto3" json:"principals_per_attachment_max,omitempty"`       // 10
+	ByoipRangesMax               uint32   `protobuf:"varint,73,opt,name=byoip_ranges_max,json=byoipRangesMax,proto3" json:"byoip_ranges_max,omitempty"`                                             // of a project, 2
+	unknownFields                protoimpl.UnknownFields
+	sizeCache                    protoimpl.SizeCache
 }
 
 func (x *Settings) Reset() {
@@ -2312,6 +2392,34 @@ func (x *Settings) GetAnnounceFloor() uint32 {
 	return 0
 }
 
+func (x *Settings) GetCustomRoutingAcceleratorsMax() uint32 {
+	if x != nil {
+		return x.CustomRoutingAcceleratorsMax
+	}
+	return 0
+}
+
+func (x *Settings) GetAttachmentsMax() uint32 {
+	if x != nil {
+		return x.AttachmentsMax
+	}
+	return 0
+}
+
+func (x *Settings) GetPrincipalsPerAttachmentMax() uint32 {
+	if x != nil {
+		return x.PrincipalsPerAttachmentMax
+	}
+	return 0
+}
+
+func (x *Settings) GetByoipRangesMax() uint32 {
+	if x != nil {
+		return x.ByoipRangesMax
+	}
+	return 0
+}
+
 // AuditEntry records one mutation.
 type AuditEntry struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2417,7 +2525,7 @@ var File_nearcast_v1_resources_proto protoreflect.FileDescriptor
 
 const file_nearcast_v1_resources_proto_rawDesc = "" +
 	"\n" +
-	"\x1bnearcast/v1/resources.proto\x12\vnearcast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1anearcast/v1/announce.proto\"\xf1\x04\n" +
+	"\x1bnearcast/v1/resources.proto\x12\vnearcast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1anearcast/v1/announce.proto\"\xa3\x05\n" +
 	"\vAccelerator\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -2433,7 +2541,8 @@ const file_nearcast_v1_resources_proto_rawDesc = "" +
 	"\x04tags\x18\v \x03(\v2\".nearcast.v1.Accelerator.TagsEntryR\x04tags\x12\x18\n" +
 	"\aproject\x18\f \x01(\tR\aproject\x12\x1a\n" +
 	"\brevision\x18\r \x01(\x04R\brevision\x122\n" +
-	"\tflow_logs\x18\x0e \x01(\v2\x15.nearcast.v1.FlowLogsR\bflowLogs\x1a7\n" +
+	"\tflow_logs\x18\x0e \x01(\v2\x15.nearcast.v1.FlowLogsR\bflowLogs\x120\n" +
+	"\x04type\x18F \x01(\x0e2\x1c.nearcast.v1.AcceleratorTypeR\x04type\x1a7\n" +
 	"\tTagsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"T\n" +
@@ -2506,14 +2615,16 @@ const file_nearcast_v1_resources_proto_rawDesc = "" +
 	"\brevision\x18\x05 \x01(\x04R\brevision\x1a7\n" +
 	"\tTagsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa7\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xdd\x01\n" +
 	"\x04Pool\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x15.nearcast.v1.PoolKindR\x04kind\x12\x12\n" +
 	"\x04zone\x18\x03 \x01(\tR\x04zone\x12\x1a\n" +
 	"\bprefixes\x18\x04 \x03(\tR\bprefixes\x12\x14\n" +
 	"\x05sites\x18\x05 \x03(\tR\x05sites\x12\x1a\n" +
-	"\brevision\x18\x06 \x01(\x04R\brevision\"Z\n" +
+	"\brevision\x18\x06 \x01(\x04R\brevision\x12\x18\n" +
+	"\aproject\x18F \x01(\tR\aproject\x12\x1a\n" +
+	"\bwithheld\x18G \x01(\bR\bwithheld\"Z\n" +
 	"\x06Region\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12\x1a\n" +
@@ -2582,7 +2693,7 @@ const file_nearcast_v1_resources_proto_rawDesc = "" +
 	"\fcreated_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\vcreatedTime\x12\x1d\n" +
 	"\n" +
 	"created_by\x18\b \x01(\tR\tcreatedBy\x12\x1a\n" +
-	"\brevision\x18\t \x01(\x04R\brevision\"\x9c\x05\n" +
+	"\brevision\x18\t \x01(\x04R\brevision\"\xf9\x06\n" +
 	"\bSettings\x12)\n" +
 	"\x10accelerators_max\x18\x01 \x01(\rR\x0facceleratorsMax\x12A\n" +
 	"\x1dlisteners_per_accelerator_max\x18\x02 \x01(\rR\x1alistenersPerAcceleratorMax\x12;\n" +
@@ -2598,7 +2709,11 @@ const file_nearcast_v1_resources_proto_rawDesc = "" +
 	" \x01(\tR\tdnsSuffix\x12\x1a\n" +
 	"\brevision\x18\v \x01(\x04R\brevision\x12/\n" +
 	"\x13announce_aggregates\x182 \x03(\tR\x12announceAggregates\x12%\n" +
-	"\x0eannounce_floor\x183 \x01(\rR\rannounceFloor\"\xec\x01\n" +
+	"\x0eannounce_floor\x183 \x01(\rR\rannounceFloor\x12E\n" +
+	"\x1fcustom_routing_accelerators_max\x18F \x01(\rR\x1ccustomRoutingAcceleratorsMax\x12'\n" +
+	"\x0fattachments_max\x18G \x01(\rR\x0eattachmentsMax\x12A\n" +
+	"\x1dprincipals_per_attachment_max\x18H \x01(\rR\x1aprincipalsPerAttachmentMax\x12(\n" +
+	"\x10byoip_ranges_max\x18I \x01(\rR\x0ebyoipRangesMax\"\xec\x01\n" +
 	"\n" +
 	"AuditEntry\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x1a\n" +
@@ -2616,7 +2731,11 @@ const file_nearcast_v1_resources_proto_rawDesc = "" +
 	"\x11AcceleratorStatus\x12\"\n" +
 	"\x1eACCELERATOR_STATUS_UNSPECIFIED\x10\x00\x12\"\n" +
 	"\x1eACCELERATOR_STATUS_IN_PROGRESS\x10\x01\x12\x1f\n" +
-	"\x1bACCELERATOR_STATUS_DEPLOYED\x10\x02*^\n" +
+	"\x1bACCELERATOR_STATUS_DEPLOYED\x10\x02*w\n" +
+	"\x0fAcceleratorType\x12 \n" +
+	"\x1cACCELERATOR_TYPE_UNSPECIFIED\x10\x00\x12\x1d\n" +
+	"\x19ACCELERATOR_TYPE_STANDARD\x10\x01\x12#\n" +
+	"\x1fACCELERATOR_TYPE_CUSTOM_ROUTING\x10\x02*^\n" +
 	"\bProtocol\x12\x18\n" +
 	"\x14PROTOCOL_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fPROTOCOL_TCP\x10\x01\x12\x10\n" +
@@ -2670,88 +2789,90 @@ func file_nearcast_v1_resources_proto_rawDescGZIP() []byte {
 	return file_nearcast_v1_resources_proto_rawDescData
 }
 
-var file_nearcast_v1_resources_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
+var file_nearcast_v1_resources_proto_enumTypes = make([]protoimpl.EnumInfo, 11)
 var file_nearcast_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_nearcast_v1_resources_proto_goTypes = []any{
 	(IPAddressType)(0),            // 0: nearcast.v1.IPAddressType
 	(AcceleratorStatus)(0),        // 1: nearcast.v1.AcceleratorStatus
-	(Protocol)(0),                 // 2: nearcast.v1.Protocol
-	(Affinity)(0),                 // 3: nearcast.v1.Affinity
-	(HealthProtocol)(0),           // 4: nearcast.v1.HealthProtocol
-	(ClientAddressMode)(0),        // 5: nearcast.v1.ClientAddressMode
-	(HealthState)(0),              // 6: nearcast.v1.HealthState
-	(PoolKind)(0),                 // 7: nearcast.v1.PoolKind
-	(NodeState)(0),                // 8: nearcast.v1.NodeState
-	(Role)(0),                     // 9: nearcast.v1.Role
-	(*Accelerator)(nil),           // 10: nearcast.v1.Accelerator
-	(*FlowLogs)(nil),              // 11: nearcast.v1.FlowLogs
-	(*PortRange)(nil),             // 12: nearcast.v1.PortRange
-	(*Listener)(nil),              // 13: nearcast.v1.Listener
-	(*HealthCheck)(nil),           // 14: nearcast.v1.HealthCheck
-	(*PortOverride)(nil),          // 15: nearcast.v1.PortOverride
-	(*Endpoint)(nil),              // 16: nearcast.v1.Endpoint
-	(*EndpointGroup)(nil),         // 17: nearcast.v1.EndpointGroup
-	(*Target)(nil),                // 18: nearcast.v1.Target
-	(*Pool)(nil),                  // 19: nearcast.v1.Pool
-	(*Region)(nil),                // 20: nearcast.v1.Region
-	(*Site)(nil),                  // 21: nearcast.v1.Site
-	(*Node)(nil),                  // 22: nearcast.v1.Node
-	(*Rejection)(nil),             // 23: nearcast.v1.Rejection
-	(*JoinToken)(nil),             // 24: nearcast.v1.JoinToken
-	(*Operator)(nil),              // 25: nearcast.v1.Operator
-	(*AccessKey)(nil),             // 26: nearcast.v1.AccessKey
-	(*Settings)(nil),              // 27: nearcast.v1.Settings
-	(*AuditEntry)(nil),            // 28: nearcast.v1.AuditEntry
-	nil,                           // 29: nearcast.v1.Accelerator.TagsEntry
-	nil,                           // 30: nearcast.v1.Listener.TagsEntry
-	nil,                           // 31: nearcast.v1.EndpointGroup.TagsEntry
-	nil,                           // 32: nearcast.v1.Target.TagsEntry
-	(*timestamppb.Timestamp)(nil), // 33: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 34: google.protobuf.Duration
-	(*SiteBgp)(nil),               // 35: nearcast.v1.SiteBgp
+	(AcceleratorType)(0),          // 2: nearcast.v1.AcceleratorType
+	(Protocol)(0),                 // 3: nearcast.v1.Protocol
+	(Affinity)(0),                 // 4: nearcast.v1.Affinity
+	(HealthProtocol)(0),           // 5: nearcast.v1.HealthProtocol
+	(ClientAddressMode)(0),        // 6: nearcast.v1.ClientAddressMode
+	(HealthState)(0),              // 7: nearcast.v1.HealthState
+	(PoolKind)(0),                 // 8: nearcast.v1.PoolKind
+	(NodeState)(0),                // 9: nearcast.v1.NodeState
+	(Role)(0),                     // 10: nearcast.v1.Role
+	(*Accelerator)(nil),           // 11: nearcast.v1.Accelerator
+	(*FlowLogs)(nil),              // 12: nearcast.v1.FlowLogs
+	(*PortRange)(nil),             // 13: nearcast.v1.PortRange
+	(*Listener)(nil),              // 14: nearcast.v1.Listener
+	(*HealthCheck)(nil),           // 15: nearcast.v1.HealthCheck
+	(*PortOverride)(nil),          // 16: nearcast.v1.PortOverride
+	(*Endpoint)(nil),              // 17: nearcast.v1.Endpoint
+	(*EndpointGroup)(nil),         // 18: nearcast.v1.EndpointGroup
+	(*Target)(nil),                // 19: nearcast.v1.Target
+	(*Pool)(nil),                  // 20: nearcast.v1.Pool
+	(*Region)(nil),                // 21: nearcast.v1.Region
+	(*Site)(nil),                  // 22: nearcast.v1.Site
+	(*Node)(nil),                  // 23: nearcast.v1.Node
+	(*Rejection)(nil),             // 24: nearcast.v1.Rejection
+	(*JoinToken)(nil),             // 25: nearcast.v1.JoinToken
+	(*Operator)(nil),              // 26: nearcast.v1.Operator
+	(*AccessKey)(nil),             // 27: nearcast.v1.AccessKey
+	(*Settings)(nil),              // 28: nearcast.v1.Settings
+	(*AuditEntry)(nil),            // 29: nearcast.v1.AuditEntry
+	nil,                           // 30: nearcast.v1.Accelerator.TagsEntry
+	nil,                           // 31: nearcast.v1.Listener.TagsEntry
+	nil,                           // 32: nearcast.v1.EndpointGroup.TagsEntry
+	nil,                           // 33: nearcast.v1.Target.TagsEntry
+	(*timestamppb.Timestamp)(nil), // 34: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 35: google.protobuf.Duration
+	(*SiteBgp)(nil),               // 36: nearcast.v1.SiteBgp
 }
 var file_nearcast_v1_resources_proto_depIdxs = []int32{
 	0,  // 0: nearcast.v1.Accelerator.ip_address_type:type_name -> nearcast.v1.IPAddressType
 	1,  // 1: nearcast.v1.Accelerator.status:type_name -> nearcast.v1.AcceleratorStatus
-	33, // 2: nearcast.v1.Accelerator.created_time:type_name -> google.protobuf.Timestamp
-	33, // 3: nearcast.v1.Accelerator.modified_time:type_name -> google.protobuf.Timestamp
-	29, // 4: nearcast.v1.Accelerator.tags:type_name -> nearcast.v1.Accelerator.TagsEntry
-	11, // 5: nearcast.v1.Accelerator.flow_logs:type_name -> nearcast.v1.FlowLogs
-	2,  // 6: nearcast.v1.Listener.protocol:type_name -> nearcast.v1.Protocol
-	12, // 7: nearcast.v1.Listener.port_ranges:type_name -> nearcast.v1.PortRange
-	3,  // 8: nearcast.v1.Listener.affinity:type_name -> nearcast.v1.Affinity
-	34, // 9: nearcast.v1.Listener.tcp_idle_timeout:type_name -> google.protobuf.Duration
-	34, // 10: nearcast.v1.Listener.udp_idle_timeout:type_name -> google.protobuf.Duration
-	30, // 11: nearcast.v1.Listener.tags:type_name -> nearcast.v1.Listener.TagsEntry
-	4,  // 12: nearcast.v1.HealthCheck.protocol:type_name -> nearcast.v1.HealthProtocol
-	34, // 13: nearcast.v1.HealthCheck.interval:type_name -> google.protobuf.Duration
-	34, // 14: nearcast.v1.HealthCheck.timeout:type_name -> google.protobuf.Duration
-	5,  // 15: nearcast.v1.Endpoint.client_address:type_name -> nearcast.v1.ClientAddressMode
-	6,  // 16: nearcast.v1.Endpoint.health:type_name -> nearcast.v1.HealthState
-	14, // 17: nearcast.v1.EndpointGroup.health_check:type_name -> nearcast.v1.HealthCheck
-	15, // 18: nearcast.v1.EndpointGroup.port_overrides:type_name -> nearcast.v1.PortOverride
-	16, // 19: nearcast.v1.EndpointGroup.endpoints:type_name -> nearcast.v1.Endpoint
-	31, // 20: nearcast.v1.EndpointGroup.tags:type_name -> nearcast.v1.EndpointGroup.TagsEntry
-	32, // 21: nearcast.v1.Target.tags:type_name -> nearcast.v1.Target.TagsEntry
-	7,  // 22: nearcast.v1.Pool.kind:type_name -> nearcast.v1.PoolKind
-	35, // 23: nearcast.v1.Site.bgp:type_name -> nearcast.v1.SiteBgp
-	8,  // 24: nearcast.v1.Node.state:type_name -> nearcast.v1.NodeState
-	33, // 25: nearcast.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
-	23, // 26: nearcast.v1.Node.rejections:type_name -> nearcast.v1.Rejection
-	33, // 27: nearcast.v1.Node.certificate_expires:type_name -> google.protobuf.Timestamp
-	33, // 28: nearcast.v1.JoinToken.expires:type_name -> google.protobuf.Timestamp
-	33, // 29: nearcast.v1.JoinToken.created_time:type_name -> google.protobuf.Timestamp
-	9,  // 30: nearcast.v1.Operator.role:type_name -> nearcast.v1.Role
-	33, // 31: nearcast.v1.Operator.created_time:type_name -> google.protobuf.Timestamp
-	9,  // 32: nearcast.v1.AccessKey.role:type_name -> nearcast.v1.Role
-	33, // 33: nearcast.v1.AccessKey.expires:type_name -> google.protobuf.Timestamp
-	33, // 34: nearcast.v1.AccessKey.created_time:type_name -> google.protobuf.Timestamp
-	33, // 35: nearcast.v1.AuditEntry.time:type_name -> google.protobuf.Timestamp
-	36, // [36:36] is the sub-list for method output_type
-	36, // [36:36] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	34, // 2: nearcast.v1.Accelerator.created_time:type_name -> google.protobuf.Timestamp
+	34, // 3: nearcast.v1.Accelerator.modified_time:type_name -> google.protobuf.Timestamp
+	30, // 4: nearcast.v1.Accelerator.tags:type_name -> nearcast.v1.Accelerator.TagsEntry
+	12, // 5: nearcast.v1.Accelerator.flow_logs:type_name -> nearcast.v1.FlowLogs
+	2,  // 6: nearcast.v1.Accelerator.type:type_name -> nearcast.v1.AcceleratorType
+	3,  // 7: nearcast.v1.Listener.protocol:type_name -> nearcast.v1.Protocol
+	13, // 8: nearcast.v1.Listener.port_ranges:type_name -> nearcast.v1.PortRange
+	4,  // 9: nearcast.v1.Listener.affinity:type_name -> nearcast.v1.Affinity
+	35, // 10: nearcast.v1.Listener.tcp_idle_timeout:type_name -> google.protobuf.Duration
+	35, // 11: nearcast.v1.Listener.udp_idle_timeout:type_name -> google.protobuf.Duration
+	31, // 12: nearcast.v1.Listener.tags:type_name -> nearcast.v1.Listener.TagsEntry
+	5,  // 13: nearcast.v1.HealthCheck.protocol:type_name -> nearcast.v1.HealthProtocol
+	35, // 14: nearcast.v1.HealthCheck.interval:type_name -> google.protobuf.Duration
+	35, // 15: nearcast.v1.HealthCheck.timeout:type_name -> google.protobuf.Duration
+	6,  // 16: nearcast.v1.Endpoint.client_address:type_name -> nearcast.v1.ClientAddressMode
+	7,  // 17: nearcast.v1.Endpoint.health:type_name -> nearcast.v1.HealthState
+	15, // 18: nearcast.v1.EndpointGroup.health_check:type_name -> nearcast.v1.HealthCheck
+	16, // 19: nearcast.v1.EndpointGroup.port_overrides:type_name -> nearcast.v1.PortOverride
+	17, // 20: nearcast.v1.EndpointGroup.endpoints:type_name -> nearcast.v1.Endpoint
+	32, // 21: nearcast.v1.EndpointGroup.tags:type_name -> nearcast.v1.EndpointGroup.TagsEntry
+	33, // 22: nearcast.v1.Target.tags:type_name -> nearcast.v1.Target.TagsEntry
+	8,  // 23: nearcast.v1.Pool.kind:type_name -> nearcast.v1.PoolKind
+	36, // 24: nearcast.v1.Site.bgp:type_name -> nearcast.v1.SiteBgp
+	9,  // 25: nearcast.v1.Node.state:type_name -> nearcast.v1.NodeState
+	34, // 26: nearcast.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
+	24, // 27: nearcast.v1.Node.rejections:type_name -> nearcast.v1.Rejection
+	34, // 28: nearcast.v1.Node.certificate_expires:type_name -> google.protobuf.Timestamp
+	34, // 29: nearcast.v1.JoinToken.expires:type_name -> google.protobuf.Timestamp
+	34, // 30: nearcast.v1.JoinToken.created_time:type_name -> google.protobuf.Timestamp
+	10, // 31: nearcast.v1.Operator.role:type_name -> nearcast.v1.Role
+	34, // 32: nearcast.v1.Operator.created_time:type_name -> google.protobuf.Timestamp
+	10, // 33: nearcast.v1.AccessKey.role:type_name -> nearcast.v1.Role
+	34, // 34: nearcast.v1.AccessKey.expires:type_name -> google.protobuf.Timestamp
+	34, // 35: nearcast.v1.AccessKey.created_time:type_name -> google.protobuf.Timestamp
+	34, // 36: nearcast.v1.AuditEntry.time:type_name -> google.protobuf.Timestamp
+	37, // [37:37] is the sub-list for method output_type
+	37, // [37:37] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_nearcast_v1_resources_proto_init() }
@@ -2767,7 +2888,7 @@ func file_nearcast_v1_resources_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nearcast_v1_resources_proto_rawDesc), len(file_nearcast_v1_resources_proto_rawDesc)),
-			NumEnums:      10,
+			NumEnums:      11,
 			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   0,
