@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/nearcast/nearcast/controlplane/access"
+	"github.com/nearcast/nearcast/controlplane/admin"
 	"github.com/nearcast/nearcast/proto/identity"
 	v1 "github.com/nearcast/nearcast/proto/nearcast/v1"
 )
@@ -36,7 +37,7 @@ const (
 )
 
 // newServer makes the gRPC server of the one TLS port.
-func newServer(own *identity.Credentials, guard *access.Guard, a v1.AdminServiceServer,
+func newServer(own *identity.Credentials, guard *access.Guard, a admin.Service,
 	n v1.NodeServiceServer, e v1.EnrollServiceServer) *grpc.Server {
 	s := grpc.NewServer(append(guard.ServerOptions(),
 		grpc.Creds(credentials.NewTLS(own.ControllerTLS())),
@@ -50,6 +51,7 @@ func newServer(own *identity.Credentials, guard *access.Guard, a v1.AdminService
 		grpc.MaxHeaderListSize(headerBytesMax),
 	)...)
 	v1.RegisterAdminServiceServer(s, a)
+	v1.RegisterCustomRoutingServiceServer(s, a)
 	v1.RegisterNodeServiceServer(s, n)
 	v1.RegisterEnrollServiceServer(s, e)
 	return s

@@ -145,6 +145,7 @@ func newWorld(t *testing.T) *world {
 		identity.KindController))
 	s := grpc.NewServer(append(g.ServerOptions(), grpc.Creds(creds))...)
 	v1.RegisterAdminServiceServer(s, panicky{})
+	v1.RegisterCustomRoutingServiceServer(s, v1.UnimplementedCustomRoutingServiceServer{})
 	v1.RegisterNodeServiceServer(s, v1.UnimplementedNodeServiceServer{})
 	v1.RegisterEnrollServiceServer(s, v1.UnimplementedEnrollServiceServer{})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -296,7 +297,8 @@ func mayCall(m protoreflect.MethodDescriptor, rank int, node bool) bool {
 	switch {
 	case verb("Get", "List", "WhoAm"):
 		return rank >= 1
-	case noun("Accelerator", "Listener", "EndpointGroup", "Endpoints", "Target", "Resource"),
+	case noun("Accelerator", "Listener", "EndpointGroup", "Endpoints", "Target", "Resource",
+		"Subnet", "RoutingGroup", "RoutingTraffic"),
 		name == "UpdateNode", name == "SetAnnouncing":
 		return rank >= 2
 	}

@@ -64,6 +64,21 @@ var table = map[string]Rule{
 	v1.AdminService_UpdateTarget_FullMethodName: {NeedOperator, true},
 	v1.AdminService_DeleteTarget_FullMethodName: {NeedOperator, true},
 
+	v1.CustomRoutingService_CreateSubnet_FullMethodName: {NeedOperator, true},
+	v1.CustomRoutingService_GetSubnet_FullMethodName:    {NeedViewer, false},
+	v1.CustomRoutingService_ListSubnets_FullMethodName:  {NeedViewer, false},
+	v1.CustomRoutingService_UpdateSubnet_FullMethodName: {NeedOperator, true},
+	v1.CustomRoutingService_DeleteSubnet_FullMethodName: {NeedOperator, true},
+
+	v1.CustomRoutingService_CreateCustomRoutingGroup_FullMethodName:     {NeedOperator, true},
+	v1.CustomRoutingService_GetCustomRoutingGroup_FullMethodName:        {NeedViewer, false},
+	v1.CustomRoutingService_ListCustomRoutingGroups_FullMethodName:      {NeedViewer, false},
+	v1.CustomRoutingService_DeleteCustomRoutingGroup_FullMethodName:     {NeedOperator, true},
+	v1.CustomRoutingService_AddCustomRoutingEndpoints_FullMethodName:    {NeedOperator, true},
+	v1.CustomRoutingService_RemoveCustomRoutingEndpoints_FullMethodName: {NeedOperator, true},
+	v1.CustomRoutingService_SetCustomRoutingTraffic_FullMethodName:      {NeedOperator, true},
+	v1.CustomRoutingService_ListPortMappings_FullMethodName:             {NeedViewer, false},
+
 	v1.AdminService_TagResource_FullMethodName:   {NeedOperator, true},
 	v1.AdminService_UntagResource_FullMethodName: {NeedOperator, true},
 

@@ -35,15 +35,22 @@ func (c Config) Validate() error {
 	return nil
 }
 
-// service is AdminService. Its methods are documented in the schema.
+// Service is what operators call.
+type Service interface {
+	v1.AdminServiceServer
+	v1.CustomRoutingServiceServer
+}
+
+// service is Service. Its methods are documented in the schema.
 type service struct {
 	v1.UnimplementedAdminServiceServer
+	v1.UnimplementedCustomRoutingServiceServer
 	cfg Config
 	log *slog.Logger
 }
 
-// New makes the AdminService. It needs access.Guard before it.
-func New(cfg Config) (v1.AdminServiceServer, error) {
+// New makes the Service. It needs access.Guard before it.
+func New(cfg Config) (Service, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}

@@ -31,6 +31,8 @@ var (
 		[]string{"traffic_dial", "health_check", "port_overrides", "endpoints", "tags"}}
 	targets = kind[model.Target, *v1.Target]{model.TargetToProto, model.TargetFromProto,
 		[]string{"region", "host", "tags"}}
+	subnets = kind[model.Subnet, *v1.Subnet]{model.SubnetToProto, model.SubnetFromProto,
+		[]string{"client_address", "tags"}}
 	pools = kind[model.Pool, *v1.Pool]{model.PoolToProto, model.PoolFromProto,
 		[]string{"prefixes", "sites"}}
 	sites = kind[model.Site, *v1.Site]{model.SiteToProto, model.SiteFromProto,
@@ -45,7 +47,8 @@ var (
 		[]string{"accelerators_max", "listeners_per_accelerator_max", "groups_per_accelerator_max",
 			"port_ranges_per_listener_max", "port_overrides_per_group_max", "endpoints_per_group_max",
 			"tags_per_resource_max", "max_ejection_percent", "endpoint_allow_networks", "dns_suffix",
-			"announce_aggregates", "announce_floor"}}
+			"announce_aggregates", "announce_floor", "custom_routing_accelerators_max", "attachments_max",
+			"principals_per_attachment_max", "byoip_ranges_max"}}
 )
 
 // change returns the function that the catalog calls with the stored object: it takes the fields that
