@@ -18,7 +18,7 @@ import (
 const (
 	fileLinesMax      = 500
 	functionLinesMax  = 70
-	packageFilesMax   = 16
+	packageFilesMax   = 24
 	sourceFilesAtMost = 5000 // a walk that finds more has left the tree
 )
 
