@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/nearcast/nearcast/edge/backbone"
 	"github.com/nearcast/nearcast/edge/datagram"
@@ -11,6 +12,7 @@ import (
 	"github.com/nearcast/nearcast/edge/gateway"
 	"github.com/nearcast/nearcast/edge/kernel"
 	"github.com/nearcast/nearcast/edge/listen"
+	"github.com/nearcast/nearcast/edge/meter"
 	"github.com/nearcast/nearcast/edge/probe"
 	"github.com/nearcast/nearcast/edge/relay"
 	"github.com/nearcast/nearcast/edge/steer"
@@ -26,6 +28,7 @@ type traffic struct {
 	tcp       *relay.TCP
 	udp       *relay.UDP
 	doors     *listen.Set
+	meter     *meter.Meter
 
 	doorsShut atomic.Pointer[error] // which of the doors could not be opened at first, and why
 }
@@ -79,8 +82,13 @@ func (n *Node) buildEdge(common backbone.Common) (err error) {
 		return err
 	}
 	n.pool.OnChange(n.changed)
+	t.meter, err = meter.New(meter.Config{Fold: t.fold, Report: n.agent.ReportTraffic, Metrics: n.registry})
+	if err != nil {
+		return err
+	}
 	cfg := relay.Config{
-		Self: n.self, Pool: n.pool, Gateway: t.gateway, Memory: common.Memory, MaxFlows: n.cfg.MaxFlows,
+		Meter: t.meter,
+		Self:  n.self, Pool: n.pool, Gateway: t.gateway, Memory: common.Memory, MaxFlows: n.cfg.MaxFlows,
 		Log: n.log.With("room", "relay"), Metrics: n.registry,
 	}
 	if t.tcp, err = relay.NewTCP(cfg); err != nil {
@@ -114,10 +122,17 @@ func (t *traffic) start(parts *rooms) {
 	}
 	parts.start("gateway", t.gateway.Run)
 	if t.doors != nil {
+		parts.start("meter", t.meter.Run)
 		parts.start("relay of TCP", t.tcp.Run)
 		parts.start("relay of UDP", t.udp.Run)
 		parts.start("listen", t.doors.Run)
 	}
+}
+
+// fold has what open flows have carried counted.
+func (t *traffic) fold(time.Time) {
+	t.tcp.Fold()
+	t.udp.Fold()
 }
 
 // toEdge sends the gateway's datagrams to an edge.
@@ -168,6 +183,7 @@ func (t *traffic) plan(table *steer.Table) ([]listen.Binding, error) {
 // setTable has new flows go by a table.
 func (t *traffic) setTable(table *steer.Table) {
 	if t.doors != nil {
+		t.meter.SetTable(table)
 		t.tcp.SetTable(table)
 		t.udp.SetTable(table)
 	}

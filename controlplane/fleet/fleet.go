@@ -34,6 +34,9 @@ type Config struct {
 	LeaseTTL    time.Duration // how long a dead controller and its nodes seem alive. 10 s
 	ProberGrace time.Duration // how long a prober that is away keeps its say. 30 s
 
+	// Traffic keeps what nodes report of their traffic. nil: nobody does.
+	Traffic TrafficSink
+
 	Log     *slog.Logger          // nil: discarded
 	Metrics prometheus.Registerer // nil: not registered
 }

@@ -11,24 +11,28 @@ const (
 	compare     = 10 * time.Second // how long a node can have another snapshot unnoticed
 	jitterPart  = 5                // timers move by up to ± 1/5, so that nodes do not speak in step
 
-	helloTimeout  = 10 * time.Second // a stream that says nothing
-	leaseTTL      = 10 * time.Second // a controller that died is known after this
-	proberGrace   = 30 * time.Second // a prober that reconnects elsewhere keeps its say
-	resendAfter   = time.Minute      // a snapshot that was refused is sent again by then
-	lastSeenEvery = time.Minute      // how old last_seen of a node gets
-	pathsEvery    = 15 * time.Second // path reports are stored at most this often a node
-	flushDelay    = 20 * time.Millisecond
-	flushRetry    = time.Second
-	finalFlush    = 3 * time.Second // what a stream that ends may still take to write
-	presenceRetry = time.Second
-	tickEvery     = time.Second      // of the verdicts
-	feedAllEvery  = 15 * time.Second // unchanged reports, to the Board
-	collectEvery  = time.Minute      // of records of nodes and groups that are gone
-	readTries     = 10               // to read catalog and verdicts as of one moment
+	helloTimeout   = 10 * time.Second // a stream that says nothing
+	leaseTTL       = 10 * time.Second // a controller that died is known after this
+	proberGrace    = 30 * time.Second // a prober that reconnects elsewhere keeps its say
+	resendAfter    = time.Minute      // a snapshot that was refused is sent again by then
+	lastSeenEvery  = time.Minute      // how old last_seen of a node gets
+	pathsEvery     = 15 * time.Second // path reports are stored at most this often a node
+	flushDelay     = 20 * time.Millisecond
+	flushRetry     = time.Second
+	finalFlush     = 3 * time.Second // what a stream that ends may still take to write
+	presenceRetry  = time.Second
+	tickEvery      = time.Second         // of the verdicts
+	feedAllEvery   = 15 * time.Second    // unchanged reports, to the Board
+	trafficTimeout = 10 * time.Second    // of keeping one report
+	trafficAhead   = 10 * time.Minute    // how far in the future a report may be
+	trafficAge     = 15 * 24 * time.Hour // and in the past: what CloudWatch keeps by the minute
+	collectEvery   = time.Minute         // of records of nodes and groups that are gone
+	readTries      = 10                  // to read catalog and verdicts as of one moment
 )
 
 // What a node may say, so that none can fill the memory or the store.
 const (
+	trafficMax       = 64 // reports of a node that wait for the sink, at most 1,000 rows each
 	inboxMessages    = 16 // then the stream's own flow control holds the node back
 	reportsMax       = 20_000
 	pathsMax         = 2_000

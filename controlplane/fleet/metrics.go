@@ -6,6 +6,7 @@ type metrics struct {
 	streams, revision, bytes, leading        prometheus.Gauge
 	builds, buildErrors, sent, rejected, cut prometheus.Counter
 	dropped, storeErrors, transitions        prometheus.Counter
+	trafficRefused                           prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
@@ -28,13 +29,16 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			"Streams ended by this controller: revoked, deleted or superseded nodes."),
 		dropped:     counter("reports_dropped_total", "Entries of nodes' reports beyond the limits."),
 		storeErrors: counter("store_errors_total", "Writes of what nodes say that did not succeed at once."),
+		trafficRefused: counter("traffic_refused_total",
+			"Traffic reports that could not be kept at once; nodes send them again."),
 		transitions: counter("verdict_transitions_total", "Changes of published verdicts, at the leader."),
 	}
 	if r == nil {
 		return m, nil
 	}
 	for _, c := range []prometheus.Collector{m.streams, m.revision, m.bytes, m.leading, m.builds, m.buildErrors,
-		m.sent, m.rejected, m.cut, m.dropped, m.storeErrors, m.transitions} {
+		m.sent, m.rejected, m.cut, m.dropped, m.storeErrors, m.transitions,
+		m.trafficRefused} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}

@@ -30,12 +30,14 @@ type session struct {
 	log    *slog.Logger
 
 	inbox    chan *v1.NodeMessage
-	ended    chan error    // capacity 2: why the reader and the writer ended
-	again    chan []byte   // capacity 1: the node says Hello again, having this hash
-	dirty    chan struct{} // capacity 1: there is something to store
-	stored   chan struct{} // closed when the storing goroutine has ended
-	revision uint64        // of the node's object when the stream began
-	attached bool          // it is, or was, the node's session
+	ended    chan error               // capacity 2: why the reader and the writer ended
+	again    chan []byte              // capacity 1: the node says Hello again, having this hash
+	traffic  chan model.TrafficReport // capacity trafficMax: for the sink
+	acks     chan *v1.TrafficAck      // capacity trafficMax: for the node
+	dirty    chan struct{}            // capacity 1: there is something to store
+	stored   chan struct{}            // closed when the storing goroutine has ended
+	revision uint64                   // of the node's object when the stream began
+	attached bool                     // it is, or was, the node's session
 
 	applied atomic.Uint64 // revision that the node has
 
@@ -96,6 +98,8 @@ func (x *session) tell(ctx context.Context, has []byte) error {
 			timer.Stop()
 			return nil
 		case <-p.next:
+		case ack := <-x.acks:
+			err = x.stream.Send(&v1.ControllerMessage{Body: &v1.ControllerMessage_TrafficAck{TrafficAck: ack}})
 		case <-timer.C:
 			if welcome, err = x.welcome(welcome); err == nil {
 				err = x.compare(p)
@@ -209,6 +213,8 @@ func (x *session) take(ctx context.Context, m *v1.NodeMessage) error {
 		x.tookPaths(body.Paths)
 	case *v1.NodeMessage_Announce:
 		x.tookAnnouncements(body.Announce)
+	case *v1.NodeMessage_Traffic:
+		x.tookTraffic(body.Traffic)
 	case *v1.NodeMessage_Notes:
 		x.change(func(r *nodeRecord) {
 			r.Notes = nil

@@ -95,7 +95,8 @@ func (f *Fleet) begin(ctx context.Context, cancel context.CancelCauseFunc,
 		f: f, id: model.NodeID(caller.Name), key: identity.NewSecret(), stream: stream, cancel: cancel,
 		log: f.log.With("node", caller.Name), inbox: make(chan *v1.NodeMessage, inboxMessages),
 		ended: make(chan error, 2), again: make(chan []byte, 1), dirty: make(chan struct{}, 1),
-		stored: make(chan struct{}),
+		stored: make(chan struct{}), traffic: make(chan model.TrafficReport, trafficMax),
+		acks: make(chan *v1.TrafficAck, trafficMax),
 	}
 	x.record.CertificateExpires = caller.TLS.PeerCertificates[0].NotAfter.UTC()
 	f.mu.Lock()
@@ -220,9 +221,10 @@ func (x *session) greet(ctx context.Context) error {
 	x.applied.Store(hello.GetAppliedRevision())
 	x.attached = true
 	x.f.attach(x)
-	x.f.streams.Add(2)
+	x.f.streams.Add(3)
 	go x.write(ctx, hello.GetAppliedHash())
 	go x.store(ctx)
+	go x.keepTraffic(ctx)
 	x.log.Info("node connected", "name", node.Name, "version", x.record.Version,
 		"applied", hello.GetAppliedRevision())
 	return nil

@@ -119,6 +119,7 @@ type Agent struct {
 	noted    map[string]string    // what this agent itself runs without, by subject
 	rejected *applied             // the newest snapshot that was refused
 	why      string               // why it was
+	traffic  trafficQueue
 }
 
 // applied names one snapshot.

@@ -38,6 +38,14 @@ const (
 	// healthMax bounds changed verdicts that wait for a stream. Beyond it the next complete report,
 	// at most a minute later, says them.
 	healthMax = 100_000
+	// Traffic reports that wait for a controller: a day of a node with few listeners, and about two hours
+	// of one with 1,000 busy listeners. A row has some 200 bytes.
+	trafficReportsMax = 1440
+	trafficRowsMax    = 120_000
+	// trafficAgain is how long an acknowledgement may take. It is more than a controller takes to
+	// find out that its store is away.
+	trafficAgain  = 30 * time.Second
+	trafficAtOnce = 32 // reports sent before anything else is looked at
 	// rejectionsMax bounds the reasons sent for one refused snapshot.
 	rejectionsMax = 50
 	// controllersMax bounds the addresses learnt and kept.

@@ -10,6 +10,7 @@ import (
 type metrics struct {
 	snapshots                 *prometheus.CounterVec
 	sessionsEnded, diskErrors prometheus.Counter
+	trafficDropped            prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer, a *Agent) *metrics {
@@ -25,6 +26,10 @@ func newMetrics(r prometheus.Registerer, a *Agent) *metrics {
 		diskErrors: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "nearcast_agent_disk_errors_total",
 			Help: "Snapshots that could not be written to the data directory.",
+		}),
+		trafficDropped: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "nearcast_agent_traffic_reports_dropped_total",
+			Help: "Traffic reports that no controller took for so long that newer ones needed the room.",
 		}),
 	}
 	if r == nil {
@@ -50,7 +55,7 @@ func newMetrics(r prometheus.Registerer, a *Agent) *metrics {
 			}
 			return time.Until(s.CertificateExpires).Seconds()
 		})
-	r.MustRegister(m.snapshots, m.sessionsEnded, m.diskErrors)
+	r.MustRegister(m.snapshots, m.sessionsEnded, m.diskErrors, m.trafficDropped)
 	return m
 }
 

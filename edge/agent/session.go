@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
 	"errors"
@@ -58,6 +59,7 @@ func (a *Agent) sessions(ctx context.Context) error {
 type session struct {
 	*Agent
 	addr   string
+	id     string // random, so that sessions are told apart
 	stream pb.NodeService_SyncClient
 }
 
@@ -77,7 +79,7 @@ func (a *Agent) runSession(ctx context.Context, addr string) error {
 	if err != nil {
 		return err
 	}
-	s := &session{Agent: a, addr: addr, stream: stream}
+	s := &session{Agent: a, addr: addr, id: rand.Text(), stream: stream}
 	if err := s.sendHello(); err != nil {
 		return s.cause(err)
 	}
@@ -166,6 +168,8 @@ func (s *session) read() error {
 			s.snapshot(body.Snapshot)
 		case *pb.ControllerMessage_Compare:
 			s.compare(body.Compare)
+		case *pb.ControllerMessage_TrafficAck:
+			s.trafficAcked(body.TrafficAck)
 		}
 	}
 }
@@ -284,6 +288,9 @@ func (s *session) write(ctx context.Context) error {
 	tellNotes := true
 	for {
 		if err := s.sendQueued(); err != nil {
+			return err
+		}
+		if err := s.sendTraffic(); err != nil {
 			return err
 		}
 		if now := s.allNotes(); tellNotes || !slices.Equal(now, notes) {

@@ -148,14 +148,26 @@ func Abort(conn *net.TCPConn) {
 type Progress struct {
 	In, Out uint64 // bytes received, and bytes that the other end has acknowledged
 	Dead    bool   // the kernel has given the connection up; nobody reads, so nobody was told
+
+	Sent        uint64 // bytes, those sent again too
+	SegmentsIn  uint32 // with or without bytes; they wrap around after 2^32
+	SegmentsOut uint32
+	Stamped     bool // each has a timestamp, 12 bytes of options
 }
+
+// tcpiOptTimestamps is TCPI_OPT_TIMESTAMPS of linux/tcp.h.
+const tcpiOptTimestamps = 1
 
 // Progress asks the kernel (TCP_INFO). ok is false when the socket is closed.
 func (s *Socket) Progress() (p Progress, ok bool) {
 	_ = s.raw.Control(func(fd uintptr) {
 		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
 		if err == nil {
-			p, ok = Progress{info.Bytes_received, info.Bytes_acked, info.State == unix.BPF_TCP_CLOSE}, true
+			p, ok = Progress{
+				In: info.Bytes_received, Out: info.Bytes_acked, Dead: info.State == unix.BPF_TCP_CLOSE,
+				Sent: info.Bytes_sent, SegmentsIn: info.Segs_in, SegmentsOut: info.Segs_out,
+				Stamped: info.Options&tcpiOptTimestamps != 0,
+			}, true
 		}
 	})
 	return p, ok

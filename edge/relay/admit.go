@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/nearcast/nearcast/edge/backbone"
+	"github.com/nearcast/nearcast/edge/meter"
 	"github.com/nearcast/nearcast/edge/steer"
 	"github.com/nearcast/nearcast/proto/model"
 )
@@ -17,6 +18,7 @@ type ruling struct {
 }
 
 type listenerCount struct {
+	meter        *meter.Listener
 	flows        atomic.Int64
 	max          int64
 	maxPerSource int32
@@ -24,12 +26,15 @@ type listenerCount struct {
 
 // newRuling goes over to another table. Listeners that stay keep their counts, unless their bounds
 // changed.
-func newRuling(t *steer.Table, old *ruling, flowsMax int) *ruling {
+func newRuling(t *steer.Table, old *ruling, cfg *Config) *ruling {
 	r := &ruling{t, make(map[model.ListenerID]*listenerCount, len(t.Listeners()))}
 	for _, l := range t.Listeners() {
-		n := &listenerCount{max: int64(l.MaxFlows), maxPerSource: int32(min(l.MaxFlowsPerSource, 1<<30))}
-		if n.max == 0 || n.max > int64(flowsMax) {
-			n.max = int64(flowsMax)
+		n := &listenerCount{
+			meter: cfg.Meter.Listener(l.Listener),
+			max:   int64(l.MaxFlows), maxPerSource: int32(min(l.MaxFlowsPerSource, 1<<30)),
+		}
+		if n.max == 0 || n.max > int64(cfg.MaxFlows) {
+			n.max = int64(cfg.MaxFlows)
 		}
 		if n.maxPerSource == 0 {
 			n.maxPerSource = int32(max(1, n.max/4))

@@ -54,6 +54,7 @@ func (a *attempt) Opened(r wire.OpenResult) {
 	}
 	if r.Code == wire.OpenOK {
 		a.answer = answerOpen
+		f.account.Serve(a.group.Group)
 		f.cond.Broadcast()
 		f.t.opening.Remove(&a.Entry)
 		f.t.metrics.opened.Observe(time.Since(a.begun).Seconds())

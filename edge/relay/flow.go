@@ -11,6 +11,7 @@ import (
 	"github.com/nearcast/nearcast/edge/backbone"
 	"github.com/nearcast/nearcast/edge/flow"
 	"github.com/nearcast/nearcast/edge/gateway"
+	"github.com/nearcast/nearcast/edge/meter"
 	"github.com/nearcast/nearcast/edge/proxyproto"
 	"github.com/nearcast/nearcast/edge/pump"
 	"github.com/nearcast/nearcast/edge/steer"
@@ -33,6 +34,7 @@ type tcpFlow struct {
 	eof      bool // the client has ended its direction
 	asked    int  // gateways
 	early    early
+	account  meter.Account
 
 	mu          sync.Mutex // before Pair.mu; held briefly
 	cond        sync.Cond  // the attempt has got an answer, or the flow is over
@@ -283,6 +285,7 @@ func (f *tcpFlow) serveHere(t *steer.Table, c *steer.Candidate) outcome {
 		return ended
 	}
 	f.local = true // Ended gives it back
+	f.account.Serve(c.Group)
 	if f.interrupted {
 		f.interrupted = false
 		f.Proceed()
@@ -366,8 +369,34 @@ func (f *tcpFlow) Ended(end pump.End) {
 		f.t.cfg.Gateway.ReleaseLocal()
 	}
 	f.t.metrics.ended.WithLabelValues(end.Cause.String(), end.Reason.String()).Inc()
+	f.account.Close(sampleOf(end.Progress), endingOf(end))
 	f.t.metrics.in.Add(float64(end.Progress.In))
 	f.t.metrics.out.Add(float64(end.Progress.Out))
+}
+
+// endingOf says in the words of the counts who ended a flow.
+func endingOf(end pump.End) meter.Ending {
+	switch {
+	case end.Cause == pump.EndedWell, end.Reason == wire.ResetIdle: // a FIN
+		return meter.Ended
+	case end.Cause == pump.SocketFailed:
+		return meter.ResetByClient
+	case end.Cause == pump.StreamReset && end.Reason == wire.ResetByPeer:
+		return meter.ResetByEndpoint
+	case end.Cause == pump.OwnerEnded && end.Reason == wire.ResetRefused:
+		return meter.Unserved
+	}
+	return meter.ResetByNearcast
+}
+
+// sampleOf counts what a connection has carried. The options of a handshake are taken for those of any
+// other segment.
+func sampleOf(p pump.Progress) meter.Sample {
+	s := meter.Sample{PacketsIn: p.SegmentsIn, PacketsOut: p.SegmentsOut, BytesIn: p.In, BytesOut: p.Sent}
+	if p.Stamped {
+		s.Options = 12
+	}
+	return s
 }
 
 // checkIdle ends the flow if nothing has moved for as long as its listener allows, or if the kernel has

@@ -29,6 +29,7 @@ import (
 	"github.com/nearcast/nearcast/edge/flow"
 	"github.com/nearcast/nearcast/edge/gateway"
 	"github.com/nearcast/nearcast/edge/listen"
+	"github.com/nearcast/nearcast/edge/meter"
 	"github.com/nearcast/nearcast/edge/steer"
 	"github.com/nearcast/nearcast/proto/model"
 	"github.com/nearcast/nearcast/proto/wire"
@@ -58,6 +59,9 @@ type Config struct {
 	// refusal moves flows in any case: then no endpoint has got anything.
 	AtMostOnce bool
 
+	// Meter counts the traffic of each listener and group. nil: one that nobody reads.
+	Meter *meter.Meter
+
 	Log     *slog.Logger          // nil: discard
 	Metrics prometheus.Registerer // nil: not registered
 }
@@ -83,6 +87,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.OpenTimeout == 0 {
 		c.OpenTimeout = openTimeoutDefault
+	}
+	if c.Meter == nil {
+		c.Meter, _ = meter.New(meter.Config{}) // fails only where there are metrics
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.NewTextHandler(io.Discard, nil))

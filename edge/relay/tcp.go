@@ -10,8 +10,10 @@ import (
 	"time"
 
 	"github.com/nearcast/nearcast/edge/flow"
+	"github.com/nearcast/nearcast/edge/meter"
 	"github.com/nearcast/nearcast/edge/pump"
 	"github.com/nearcast/nearcast/edge/steer"
+	"github.com/nearcast/nearcast/proto/model"
 	"github.com/nearcast/nearcast/proto/wire"
 )
 
@@ -50,7 +52,7 @@ func NewTCP(cfg Config) (*TCP, error) {
 // where they are.
 func (t *TCP) SetTable(table *steer.Table) {
 	old := t.ruling.Load()
-	r := newRuling(table, old, t.cfg.MaxFlows)
+	r := newRuling(table, old, &t.cfg)
 	t.ruling.Store(r)
 	if old == nil || !lost(old, r) {
 		return
@@ -74,6 +76,15 @@ func lost(old, r *ruling) bool {
 
 // Flows returns the number of flows.
 func (t *TCP) Flows() int { return t.flows.Len() }
+
+// Fold has the flows that are open counted up to now.
+func (t *TCP) Fold() {
+	t.flows.Each(func(f *tcpFlow) {
+		if p, ok := f.Progress(); ok {
+			f.account.Fold(sampleOf(p))
+		}
+	})
+}
 
 // Handle takes a connection of a client; it is listen.Config's HandleTCP.
 func (t *TCP) Handle(conn *net.TCPConn) {
@@ -113,16 +124,20 @@ func (t *TCP) begin(f *tcpFlow) bool {
 		return false
 	}
 	var ok bool
-	f.pass, ok = t.admit.enter(r.counts[f.listener.ID])
+	counts := r.counts[f.listener.ID]
+	f.pass, ok = t.admit.enter(counts)
 	if !ok {
+		counts.meter.Refuse(model.TCP, f.tuple.Dst.Addr(), meter.ResetByNearcast)
 		return false
 	}
 	src := f.tuple.Src.Addr()
 	f.proxied = slices.ContainsFunc(f.listener.ProxyProtocolFrom, func(n netip.Prefix) bool { return n.Contains(src) })
 	if !f.proxied && !t.admit.enterSource(&f.pass, sourceOf(f.listener.ID, f.tuple.Src.Addr())) {
 		t.admit.leave(f.pass)
+		counts.meter.Refuse(model.TCP, f.tuple.Dst.Addr(), meter.ResetByNearcast)
 		return false
 	}
+	f.account.Begin(counts.meter, model.TCP, f.tuple.Dst.Addr())
 	return true
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/nearcast/nearcast/edge/flow"
+	"github.com/nearcast/nearcast/edge/meter"
 	"github.com/nearcast/nearcast/edge/steer"
 	"github.com/nearcast/nearcast/edge/udpio"
 	"github.com/nearcast/nearcast/proto/model"
@@ -47,7 +48,7 @@ func NewUDP(cfg Config) (*UDP, error) {
 // SetTable has new flows go by a table. Flows whose listener is not in it end.
 func (u *UDP) SetTable(table *steer.Table) {
 	old := u.ruling.Load()
-	r := newRuling(table, old, u.cfg.MaxFlows)
+	r := newRuling(table, old, &u.cfg)
 	u.ruling.Store(r)
 	if old == nil || !lost(old, r) {
 		return
@@ -100,6 +101,13 @@ func (u *UDP) sweep() {
 	}
 }
 
+// Fold has the flows that are open counted up to now.
+func (u *UDP) Fold() {
+	for _, s := range u.which(func(*udpSession) bool { return true }) {
+		s.account.Fold(s.sample())
+	}
+}
+
 // HandleUDP takes datagrams of clients; it is listen.Config's.
 func (u *UDP) HandleUDP(conn *udpio.Conn, pkts []udpio.Packet) {
 	r := u.ruling.Load()
@@ -123,6 +131,7 @@ func (u *UDP) HandleUDP(conn *udpio.Conn, pkts []udpio.Packet) {
 			s.active.Store(int64(now))
 			u.leaveDead(r, s)
 		}
+		s.in.add(len(p.Data))
 		b.add(u, s, p)
 	}
 	u.flush(b)
@@ -154,7 +163,8 @@ func (u *UDP) begin(r *ruling, tuple flow.Tuple, conn *udpio.Conn) *udpSession {
 		u.drop("loop", 1) // two of our own addresses would talk to each other for ever
 		return nil
 	}
-	p, ok := u.admit.enter(r.counts[l.ID])
+	counts := r.counts[l.ID]
+	p, ok := u.admit.enter(counts)
 	if !ok {
 		return nil
 	}
@@ -163,6 +173,7 @@ func (u *UDP) begin(r *ruling, tuple flow.Tuple, conn *udpio.Conn) *udpSession {
 		return nil
 	}
 	s := &udpSession{tuple: tuple, id: u.last.Add(1), listener: l, pass: p, conn: conn, idle: l.UDPIdleTimeout}
+	s.account.Begin(counts.meter, model.UDP, tuple.Dst.Addr())
 	if s.idle <= 0 {
 		s.idle = model.DefaultUDPIdleTimeout
 	}
@@ -170,6 +181,7 @@ func (u *UDP) begin(r *ruling, tuple flow.Tuple, conn *udpio.Conn) *udpSession {
 	if s.way.Load() == nil {
 		u.admit.leave(p)
 		u.drop("no way", 1)
+		counts.meter.Refuse(model.UDP, tuple.Dst.Addr(), meter.Unserved)
 		return nil
 	}
 	s.active.Store(int64(u.now()))
@@ -179,6 +191,9 @@ func (u *UDP) begin(r *ruling, tuple flow.Tuple, conn *udpio.Conn) *udpSession {
 		u.admit.leave(p)
 		return other
 	}
+	s.mu.Lock()
+	s.serve()
+	s.mu.Unlock()
 	u.metrics.opened.Inc()
 	return s
 }
@@ -210,6 +225,7 @@ func (u *UDP) leaveDead(r *ruling, s *udpSession) {
 		s.way.Store(w) // nowhere to go: it may come back
 		return
 	}
+	s.serve()
 	u.metrics.moved.WithLabelValues("gateway down").Inc()
 }
 
@@ -242,6 +258,7 @@ func (u *UDP) HandleDatagrams(peer model.NodeID, msgs [][]byte) {
 			}
 			s.active.Store(int64(now))
 			s.answered.Store(true)
+			s.out.add(len(d.Payload))
 			b.add(u, s, d.Payload, d.TOS)
 		case wire.DatagramTypeAck:
 			w.known.Store(true)
@@ -267,6 +284,9 @@ func (u *UDP) closed(s *udpSession, w *way, reason wire.ResetReason) {
 	}
 	s.mu.Lock()
 	moved := s.way.Load() == w && s.advance(u)
+	if moved {
+		s.serve()
+	}
 	s.mu.Unlock()
 	if !moved {
 		u.end(s, reason)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/nearcast/nearcast/edge/flow"
+	"github.com/nearcast/nearcast/edge/meter"
 	"github.com/nearcast/nearcast/edge/steer"
 	"github.com/nearcast/nearcast/edge/udpio"
 	"github.com/nearcast/nearcast/proto/model"
@@ -21,6 +22,9 @@ type udpSession struct {
 	pass     pass
 	conn     *udpio.Conn // where its first datagram came in, and answers go out
 	idle     time.Duration
+
+	in, out tally
+	account meter.Account
 
 	way      atomic.Pointer[way]
 	active   atomic.Int64 // when a datagram passed, in nanoseconds of UDP.now
@@ -39,6 +43,30 @@ type way struct {
 	gateway model.NodeID
 	open    wire.Open
 	known   atomic.Bool // the gateway knows the flow: no Open is needed
+}
+
+// tally counts datagrams and the bytes in them.
+type tally struct {
+	packets atomic.Uint32
+	bytes   atomic.Uint64
+}
+
+func (t *tally) add(bytes int) {
+	t.packets.Add(1)
+	t.bytes.Add(uint64(bytes))
+}
+
+func (s *udpSession) sample() meter.Sample {
+	return meter.Sample{
+		PacketsIn: s.in.packets.Load(), BytesIn: s.in.bytes.Load(),
+		PacketsOut: s.out.packets.Load(), BytesOut: s.out.bytes.Load(),
+	}
+}
+
+// serve counts the session where it is now. The caller holds mu, or is alone.
+func (s *udpSession) serve() {
+	s.account.Fold(s.sample())
+	s.account.Serve(s.group.Group)
 }
 
 // restart chooses the way anew by a ruling. The caller holds mu, or is alone.
@@ -166,6 +194,7 @@ func (u *UDP) end(s *udpSession, reason wire.ResetReason) {
 	byTuple.mu.Unlock()
 	s.conn.Unuse()
 	u.admit.leave(s.pass)
+	s.account.Close(s.sample(), meter.Ended)
 	u.metrics.ended.WithLabelValues(reason.String()).Inc()
 	if w := s.way.Load(); w != nil {
 		u.send(w.gateway, [][]byte{(&wire.DatagramClose{FlowID: s.id, Reason: reason}).Append(nil)})

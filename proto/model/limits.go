@@ -47,6 +47,9 @@ const (
 	SubnetBitsMin                = 16    // a larger subnet has more addresses than an accelerator has ports
 )
 
+// TrafficRowsMax bounds the rows of one report of a node; what it has more goes into another one.
+const TrafficRowsMax = 1_000
+
 // Lengths, in characters unless they say bytes. Sources: AWS Global Accelerator's API reference for
 // names, tags and paths; RFC 1035 for host names.
 const (

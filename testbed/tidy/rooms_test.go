@@ -27,13 +27,14 @@ edge/flow:
 edge/udpio:
 edge/datagram:           proto/wire edge/udpio
 edge/steer:              proto/model edge/flow
+edge/meter:              proto/model edge/steer
 edge/listen:             proto/model edge/flow edge/udpio bpf/dispatch bpf/tune
 edge/kernel:             proto/model bpf/dispatch
 edge/backbone:           proto/model proto/wire proto/identity edge/datagram
 edge/proxyproto:
 edge/pump:               proto/wire edge/backbone
 edge/gateway:            proto/model proto/wire edge/flow edge/udpio edge/steer edge/backbone edge/proxyproto edge/pump
-edge/relay:              proto/model proto/wire edge/flow edge/udpio edge/steer edge/listen edge/backbone edge/proxyproto edge/pump edge/gateway
+edge/relay:              proto/model proto/wire edge/flow edge/udpio edge/steer edge/listen edge/backbone edge/proxyproto edge/pump edge/gateway edge/meter
 edge/probe:              proto/model
 edge/mesh:               proto/model
 edge/agent:              proto/model proto/nearcast/v1 proto/identity

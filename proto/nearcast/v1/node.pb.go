@@ -270,6 +270,7 @@ type NodeMessage struct {
 	//	*NodeMessage_Paths
 	//	*NodeMessage_Notes
 	//	*NodeMessage_Announce
+	//	*NodeMessage_Traffic
 	Body          isNodeMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -366,6 +367,15 @@ func (x *NodeMessage) GetAnnounce() *AnnounceReport {
 	return nil
 }
 
+func (x *NodeMessage) GetTraffic() *TrafficReport {
+	if x != nil {
+		if x, ok := x.Body.(*NodeMessage_Traffic); ok {
+			return x.Traffic
+		}
+	}
+	return nil
+}
+
 type isNodeMessage_Body interface {
 	isNodeMessage_Body()
 }
@@ -394,6 +404,10 @@ type NodeMessage_Announce struct {
 	Announce *AnnounceReport `protobuf:"bytes,50,opt,name=announce,proto3,oneof"`
 }
 
+type NodeMessage_Traffic struct {
+	Traffic *TrafficReport `protobuf:"bytes,85,opt,name=traffic,proto3,oneof"`
+}
+
 func (*NodeMessage_Hello) isNodeMessage_Body() {}
 
 func (*NodeMessage_Ack) isNodeMessage_Body() {}
@@ -405,6 +419,8 @@ func (*NodeMessage_Paths) isNodeMessage_Body() {}
 func (*NodeMessage_Notes) isNodeMessage_Body() {}
 
 func (*NodeMessage_Announce) isNodeMessage_Body() {}
+
+func (*NodeMessage_Traffic) isNodeMessage_Body() {}
 
 // Hello begins a Sync stream.
 type Hello struct {
@@ -874,6 +890,7 @@ type ControllerMessage struct {
 	//	*ControllerMessage_Welcome
 	//	*ControllerMessage_Snapshot
 	//	*ControllerMessage_Compare
+	//	*ControllerMessage_TrafficAck
 	Body          isControllerMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -943,6 +960,15 @@ func (x *ControllerMessage) GetCompare() *Compare {
 	return nil
 }
 
+func (x *ControllerMessage) GetTrafficAck() *TrafficAck {
+	if x != nil {
+		if x, ok := x.Body.(*ControllerMessage_TrafficAck); ok {
+			return x.TrafficAck
+		}
+	}
+	return nil
+}
+
 type isControllerMessage_Body interface {
 	isControllerMessage_Body()
 }
@@ -959,11 +985,17 @@ type ControllerMessage_Compare struct {
 	Compare *Compare `protobuf:"bytes,3,opt,name=compare,proto3,oneof"`
 }
 
+type ControllerMessage_TrafficAck struct {
+	TrafficAck *TrafficAck `protobuf:"bytes,85,opt,name=traffic_ack,json=trafficAck,proto3,oneof"`
+}
+
 func (*ControllerMessage_Welcome) isControllerMessage_Body() {}
 
 func (*ControllerMessage_Snapshot) isControllerMessage_Body() {}
 
 func (*ControllerMessage_Compare) isControllerMessage_Body() {}
+
+func (*ControllerMessage_TrafficAck) isControllerMessage_Body() {}
 
 // Welcome answers Hello.
 type Welcome struct {
@@ -1319,7 +1351,7 @@ var File_nearcast_v1_node_proto protoreflect.FileDescriptor
 
 const file_nearcast_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x16nearcast/v1/node.proto\x12\vnearcast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1anearcast/v1/announce.proto\x1a\x1fnearcast/v1/customrouting.proto\x1a\x1bnearcast/v1/resources.proto\"}\n" +
+	"\x16nearcast/v1/node.proto\x12\vnearcast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1anearcast/v1/announce.proto\x1a\x1fnearcast/v1/customrouting.proto\x1a\x1bnearcast/v1/resources.proto\x1a\x19nearcast/v1/traffic.proto\"}\n" +
 	"\rEnrollRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12/\n" +
 	"\x13certificate_request\x18\x02 \x01(\fR\x12certificateRequest\x12%\n" +
@@ -1334,14 +1366,15 @@ const file_nearcast_v1_node_proto_rawDesc = "" +
 	"\x13certificate_request\x18\x01 \x01(\fR\x12certificateRequest\"Z\n" +
 	"\rRenewResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12'\n" +
-	"\x0fca_certificates\x18\x02 \x03(\fR\x0ecaCertificates\"\xc0\x02\n" +
+	"\x0fca_certificates\x18\x02 \x03(\fR\x0ecaCertificates\"\xf8\x02\n" +
 	"\vNodeMessage\x12*\n" +
 	"\x05hello\x18\x01 \x01(\v2\x12.nearcast.v1.HelloH\x00R\x05hello\x12,\n" +
 	"\x03ack\x18\x02 \x01(\v2\x18.nearcast.v1.SnapshotAckH\x00R\x03ack\x123\n" +
 	"\x06health\x18\x03 \x01(\v2\x19.nearcast.v1.HealthReportH\x00R\x06health\x12/\n" +
 	"\x05paths\x18\x04 \x01(\v2\x17.nearcast.v1.PathReportH\x00R\x05paths\x12.\n" +
 	"\x05notes\x18\x05 \x01(\v2\x16.nearcast.v1.NodeNotesH\x00R\x05notes\x129\n" +
-	"\bannounce\x182 \x01(\v2\x1b.nearcast.v1.AnnounceReportH\x00R\bannounceB\x06\n" +
+	"\bannounce\x182 \x01(\v2\x1b.nearcast.v1.AnnounceReportH\x00R\bannounce\x126\n" +
+	"\atraffic\x18U \x01(\v2\x1a.nearcast.v1.TrafficReportH\x00R\atrafficB\x06\n" +
 	"\x04body\"\xb2\x01\n" +
 	"\x05Hello\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x1a\n" +
@@ -1378,11 +1411,13 @@ const file_nearcast_v1_node_proto_rawDesc = "" +
 	"\x03udp\x18\x05 \x01(\bR\x03udp\x12\x0e\n" +
 	"\x02up\x18\x06 \x01(\bR\x02up\"!\n" +
 	"\tNodeNotes\x12\x14\n" +
-	"\x05notes\x18\x01 \x03(\tR\x05notes\"\xba\x01\n" +
+	"\x05notes\x18\x01 \x03(\tR\x05notes\"\xf6\x01\n" +
 	"\x11ControllerMessage\x120\n" +
 	"\awelcome\x18\x01 \x01(\v2\x14.nearcast.v1.WelcomeH\x00R\awelcome\x129\n" +
 	"\bsnapshot\x18\x02 \x01(\v2\x1b.nearcast.v1.SnapshotUpdateH\x00R\bsnapshot\x120\n" +
-	"\acompare\x18\x03 \x01(\v2\x14.nearcast.v1.CompareH\x00R\acompareB\x06\n" +
+	"\acompare\x18\x03 \x01(\v2\x14.nearcast.v1.CompareH\x00R\acompare\x12:\n" +
+	"\vtraffic_ack\x18U \x01(\v2\x17.nearcast.v1.TrafficAckH\x00R\n" +
+	"trafficAckB\x06\n" +
 	"\x04body\"y\n" +
 	"\aWelcome\x12#\n" +
 	"\rcontroller_id\x18\x01 \x01(\tR\fcontrollerId\x12 \n" +
@@ -1454,19 +1489,21 @@ var file_nearcast_v1_node_proto_goTypes = []any{
 	(*Snapshot)(nil),              // 16: nearcast.v1.Snapshot
 	(*Node)(nil),                  // 17: nearcast.v1.Node
 	(*AnnounceReport)(nil),        // 18: nearcast.v1.AnnounceReport
-	(*Rejection)(nil),             // 19: nearcast.v1.Rejection
-	(HealthState)(0),              // 20: nearcast.v1.HealthState
-	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 22: google.protobuf.Duration
-	(*Accelerator)(nil),           // 23: nearcast.v1.Accelerator
-	(*Listener)(nil),              // 24: nearcast.v1.Listener
-	(*EndpointGroup)(nil),         // 25: nearcast.v1.EndpointGroup
-	(*Pool)(nil),                  // 26: nearcast.v1.Pool
-	(*Region)(nil),                // 27: nearcast.v1.Region
-	(*Site)(nil),                  // 28: nearcast.v1.Site
-	(*BgpPeer)(nil),               // 29: nearcast.v1.BgpPeer
-	(*Subnet)(nil),                // 30: nearcast.v1.Subnet
-	(*CustomRoutingGroup)(nil),    // 31: nearcast.v1.CustomRoutingGroup
+	(*TrafficReport)(nil),         // 19: nearcast.v1.TrafficReport
+	(*Rejection)(nil),             // 20: nearcast.v1.Rejection
+	(HealthState)(0),              // 21: nearcast.v1.HealthState
+	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 23: google.protobuf.Duration
+	(*TrafficAck)(nil),            // 24: nearcast.v1.TrafficAck
+	(*Accelerator)(nil),           // 25: nearcast.v1.Accelerator
+	(*Listener)(nil),              // 26: nearcast.v1.Listener
+	(*EndpointGroup)(nil),         // 27: nearcast.v1.EndpointGroup
+	(*Pool)(nil),                  // 28: nearcast.v1.Pool
+	(*Region)(nil),                // 29: nearcast.v1.Region
+	(*Site)(nil),                  // 30: nearcast.v1.Site
+	(*BgpPeer)(nil),               // 31: nearcast.v1.BgpPeer
+	(*Subnet)(nil),                // 32: nearcast.v1.Subnet
+	(*CustomRoutingGroup)(nil),    // 33: nearcast.v1.CustomRoutingGroup
 }
 var file_nearcast_v1_node_proto_depIdxs = []int32{
 	17, // 0: nearcast.v1.EnrollRequest.node:type_name -> nearcast.v1.Node
@@ -1476,38 +1513,40 @@ var file_nearcast_v1_node_proto_depIdxs = []int32{
 	9,  // 4: nearcast.v1.NodeMessage.paths:type_name -> nearcast.v1.PathReport
 	11, // 5: nearcast.v1.NodeMessage.notes:type_name -> nearcast.v1.NodeNotes
 	18, // 6: nearcast.v1.NodeMessage.announce:type_name -> nearcast.v1.AnnounceReport
-	17, // 7: nearcast.v1.Hello.node:type_name -> nearcast.v1.Node
-	19, // 8: nearcast.v1.SnapshotAck.rejections:type_name -> nearcast.v1.Rejection
-	8,  // 9: nearcast.v1.HealthReport.endpoints:type_name -> nearcast.v1.EndpointHealth
-	20, // 10: nearcast.v1.EndpointHealth.state:type_name -> nearcast.v1.HealthState
-	21, // 11: nearcast.v1.EndpointHealth.since:type_name -> google.protobuf.Timestamp
-	22, // 12: nearcast.v1.EndpointHealth.latency:type_name -> google.protobuf.Duration
-	10, // 13: nearcast.v1.PathReport.paths:type_name -> nearcast.v1.Path
-	22, // 14: nearcast.v1.Path.rtt:type_name -> google.protobuf.Duration
-	13, // 15: nearcast.v1.ControllerMessage.welcome:type_name -> nearcast.v1.Welcome
-	14, // 16: nearcast.v1.ControllerMessage.snapshot:type_name -> nearcast.v1.SnapshotUpdate
-	15, // 17: nearcast.v1.ControllerMessage.compare:type_name -> nearcast.v1.Compare
-	23, // 18: nearcast.v1.Snapshot.accelerators:type_name -> nearcast.v1.Accelerator
-	24, // 19: nearcast.v1.Snapshot.listeners:type_name -> nearcast.v1.Listener
-	25, // 20: nearcast.v1.Snapshot.groups:type_name -> nearcast.v1.EndpointGroup
-	26, // 21: nearcast.v1.Snapshot.pools:type_name -> nearcast.v1.Pool
-	27, // 22: nearcast.v1.Snapshot.regions:type_name -> nearcast.v1.Region
-	28, // 23: nearcast.v1.Snapshot.sites:type_name -> nearcast.v1.Site
-	17, // 24: nearcast.v1.Snapshot.nodes:type_name -> nearcast.v1.Node
-	29, // 25: nearcast.v1.Snapshot.bgp_peers:type_name -> nearcast.v1.BgpPeer
-	30, // 26: nearcast.v1.Snapshot.subnets:type_name -> nearcast.v1.Subnet
-	31, // 27: nearcast.v1.Snapshot.custom_routing_groups:type_name -> nearcast.v1.CustomRoutingGroup
-	0,  // 28: nearcast.v1.EnrollService.Enroll:input_type -> nearcast.v1.EnrollRequest
-	2,  // 29: nearcast.v1.NodeService.Renew:input_type -> nearcast.v1.RenewRequest
-	4,  // 30: nearcast.v1.NodeService.Sync:input_type -> nearcast.v1.NodeMessage
-	1,  // 31: nearcast.v1.EnrollService.Enroll:output_type -> nearcast.v1.EnrollResponse
-	3,  // 32: nearcast.v1.NodeService.Renew:output_type -> nearcast.v1.RenewResponse
-	12, // 33: nearcast.v1.NodeService.Sync:output_type -> nearcast.v1.ControllerMessage
-	31, // [31:34] is the sub-list for method output_type
-	28, // [28:31] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	19, // 7: nearcast.v1.NodeMessage.traffic:type_name -> nearcast.v1.TrafficReport
+	17, // 8: nearcast.v1.Hello.node:type_name -> nearcast.v1.Node
+	20, // 9: nearcast.v1.SnapshotAck.rejections:type_name -> nearcast.v1.Rejection
+	8,  // 10: nearcast.v1.HealthReport.endpoints:type_name -> nearcast.v1.EndpointHealth
+	21, // 11: nearcast.v1.EndpointHealth.state:type_name -> nearcast.v1.HealthState
+	22, // 12: nearcast.v1.EndpointHealth.since:type_name -> google.protobuf.Timestamp
+	23, // 13: nearcast.v1.EndpointHealth.latency:type_name -> google.protobuf.Duration
+	10, // 14: nearcast.v1.PathReport.paths:type_name -> nearcast.v1.Path
+	23, // 15: nearcast.v1.Path.rtt:type_name -> google.protobuf.Duration
+	13, // 16: nearcast.v1.ControllerMessage.welcome:type_name -> nearcast.v1.Welcome
+	14, // 17: nearcast.v1.ControllerMessage.snapshot:type_name -> nearcast.v1.SnapshotUpdate
+	15, // 18: nearcast.v1.ControllerMessage.compare:type_name -> nearcast.v1.Compare
+	24, // 19: nearcast.v1.ControllerMessage.traffic_ack:type_name -> nearcast.v1.TrafficAck
+	25, // 20: nearcast.v1.Snapshot.accelerators:type_name -> nearcast.v1.Accelerator
+	26, // 21: nearcast.v1.Snapshot.listeners:type_name -> nearcast.v1.Listener
+	27, // 22: nearcast.v1.Snapshot.groups:type_name -> nearcast.v1.EndpointGroup
+	28, // 23: nearcast.v1.Snapshot.pools:type_name -> nearcast.v1.Pool
+	29, // 24: nearcast.v1.Snapshot.regions:type_name -> nearcast.v1.Region
+	30, // 25: nearcast.v1.Snapshot.sites:type_name -> nearcast.v1.Site
+	17, // 26: nearcast.v1.Snapshot.nodes:type_name -> nearcast.v1.Node
+	31, // 27: nearcast.v1.Snapshot.bgp_peers:type_name -> nearcast.v1.BgpPeer
+	32, // 28: nearcast.v1.Snapshot.subnets:type_name -> nearcast.v1.Subnet
+	33, // 29: nearcast.v1.Snapshot.custom_routing_groups:type_name -> nearcast.v1.CustomRoutingGroup
+	0,  // 30: nearcast.v1.EnrollService.Enroll:input_type -> nearcast.v1.EnrollRequest
+	2,  // 31: nearcast.v1.NodeService.Renew:input_type -> nearcast.v1.RenewRequest
+	4,  // 32: nearcast.v1.NodeService.Sync:input_type -> nearcast.v1.NodeMessage
+	1,  // 33: nearcast.v1.EnrollService.Enroll:output_type -> nearcast.v1.EnrollResponse
+	3,  // 34: nearcast.v1.NodeService.Renew:output_type -> nearcast.v1.RenewResponse
+	12, // 35: nearcast.v1.NodeService.Sync:output_type -> nearcast.v1.ControllerMessage
+	33, // [33:36] is the sub-list for method output_type
+	30, // [30:33] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_nearcast_v1_node_proto_init() }
@@ -1518,6 +1557,7 @@ func file_nearcast_v1_node_proto_init() {
 	file_nearcast_v1_announce_proto_init()
 	file_nearcast_v1_customrouting_proto_init()
 	file_nearcast_v1_resources_proto_init()
+	file_nearcast_v1_traffic_proto_init()
 	file_nearcast_v1_node_proto_msgTypes[4].OneofWrappers = []any{
 		(*NodeMessage_Hello)(nil),
 		(*NodeMessage_Ack)(nil),
@@ -1525,11 +1565,13 @@ func file_nearcast_v1_node_proto_init() {
 		(*NodeMessage_Paths)(nil),
 		(*NodeMessage_Notes)(nil),
 		(*NodeMessage_Announce)(nil),
+		(*NodeMessage_Traffic)(nil),
 	}
 	file_nearcast_v1_node_proto_msgTypes[12].OneofWrappers = []any{
 		(*ControllerMessage_Welcome)(nil),
 		(*ControllerMessage_Snapshot)(nil),
 		(*ControllerMessage_Compare)(nil),
+		(*ControllerMessage_TrafficAck)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
