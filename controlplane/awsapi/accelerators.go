@@ -48,17 +48,24 @@ func text(s *string) string {
 	return *s
 }
 
-// accelerator returns the accelerator that an ARN names, if it is the caller's.
+// accelerator returns the standard accelerator that an ARN names, if it is the caller's.
 func (c call) accelerator(ctx context.Context, arn *string) (model.Accelerator, error) {
+	return c.acceleratorOf(ctx, arn, model.Standard)
+}
+
+// acceleratorOf is accelerator for certain types, or for all if none is named.
+func (c call) acceleratorOf(ctx context.Context, arn *string,
+	types ...model.AcceleratorType) (model.Accelerator, error) {
 	r, ok := parseARN(text(arn))
 	if !ok || r.accelerator == "" || r.listener != "" {
 		return model.Accelerator{}, invalidf("'%s' is not a valid accelerator ARN", shorten(text(arn)))
 	}
-	return c.ownAccelerator(ctx, r)
+	return c.ownAccelerator(ctx, r, types...)
 }
 
 // ownAccelerator returns the accelerator of r. What belongs to others does not exist for the caller.
-func (c call) ownAccelerator(ctx context.Context, r resource) (model.Accelerator, error) {
+func (c call) ownAccelerator(ctx context.Context, r resource,
+	types ...model.AcceleratorType) (model.Accelerator, error) {
 	notFound := faultf(exAccelerator, "Accelerator %s does not exist", acceleratorARN(r.account, r.accelerator))
 	if r.account != c.key.Account {
 		return model.Accelerator{}, notFound
@@ -66,6 +73,9 @@ func (c call) ownAccelerator(ctx context.Context, r resource) (model.Accelerator
 	a, err := c.cfg.Catalog.Accelerator(ctx, r.accelerator)
 	if catalog.CodeOf(err) == catalog.NotFound && err != nil || err == nil && a.Project != c.key.Project {
 		return model.Accelerator{}, notFound
+	}
+	if err == nil && len(types) > 0 && !slices.Contains(types, a.Type) {
+		return model.Accelerator{}, notFound // operations on one type do not see the other
 	}
 	return a, err
 }
@@ -113,8 +123,13 @@ func addresses(list []string) ([]netip.Addr, error) {
 	return out, nil
 }
 
-func (c call) createAccelerator(ctx context.Context, in *createAccelerator) (out acceleratorAnswer, err error) {
-	a := model.Accelerator{Name: *in.Name, Enabled: true, Project: c.key.Project}
+func (c call) createAccelerator(ctx context.Context, in *createAccelerator) (acceleratorAnswer, error) {
+	return c.makeAccelerator(ctx, in, model.Standard)
+}
+
+func (c call) makeAccelerator(ctx context.Context, in *createAccelerator,
+	of model.AcceleratorType) (out acceleratorAnswer, err error) {
+	a := model.Accelerator{Name: *in.Name, Enabled: true, Project: c.key.Project, Type: of}
 	set(&a.Enabled, in.Enabled)
 	setWord(&a.IPAddressType, addressTypes, in.IpAddressType)
 	if a.Addresses, err = addresses(in.IpAddresses); err != nil {
@@ -142,15 +157,20 @@ func (c call) describeAccelerator(ctx context.Context, in *acceleratorRequest) (
 }
 
 func (c call) listAccelerators(ctx context.Context, in *listRequest) (map[string]any, error) {
-	p, err := page("accelerators", in.MaxResults, in.NextToken)
+	return c.acceleratorPage(ctx, in, "accelerators", model.Standard)
+}
+
+func (c call) acceleratorPage(ctx context.Context, in *listRequest, listing string,
+	of model.AcceleratorType) (map[string]any, error) {
+	p, err := page(listing, in.MaxResults, in.NextToken)
 	if err != nil {
 		return nil, err
 	}
-	items, next, err := c.cfg.Catalog.ListAcceleratorsOf(ctx, c.key.Project, p)
+	items, next, err := c.cfg.Catalog.ListAcceleratorsOf(ctx, c.key.Project, p, of)
 	if err != nil {
 		return nil, err
 	}
-	return pageAnswer("Accelerators", "accelerators", items, next, c.acceleratorOut), nil
+	return pageAnswer("Accelerators", listing, items, next, c.acceleratorOut), nil
 }
 
 func (c call) updateAccelerator(ctx context.Context, in *updateAccelerator) (out acceleratorAnswer, err error) {
@@ -158,6 +178,11 @@ func (c call) updateAccelerator(ctx context.Context, in *updateAccelerator) (out
 	if err != nil {
 		return out, err
 	}
+	return c.changeAccelerator(ctx, a, in)
+}
+
+func (c call) changeAccelerator(ctx context.Context, a model.Accelerator,
+	in *updateAccelerator) (out acceleratorAnswer, err error) {
 	want, err := addresses(in.IpAddresses)
 	if err != nil {
 		return out, err
@@ -196,8 +221,9 @@ func attributesOf(a model.Accelerator) attributesAnswer {
 	return attributesAnswer{attributesOut{f.Enabled, f.Bucket, f.Prefix}}
 }
 
+// describeAttributes is for both types: Terraform asks for those of custom routing accelerators so.
 func (c call) describeAttributes(ctx context.Context, in *acceleratorRequest) (out attributesAnswer, err error) {
-	a, err := c.accelerator(ctx, in.AcceleratorArn)
+	a, err := c.acceleratorOf(ctx, in.AcceleratorArn)
 	if err != nil {
 		return out, err
 	}
@@ -205,7 +231,7 @@ func (c call) describeAttributes(ctx context.Context, in *acceleratorRequest) (o
 }
 
 func (c call) updateAttributes(ctx context.Context, in *updateAttributes) (out attributesAnswer, err error) {
-	a, err := c.accelerator(ctx, in.AcceleratorArn)
+	a, err := c.acceleratorOf(ctx, in.AcceleratorArn)
 	if err != nil {
 		return out, err
 	}

@@ -83,7 +83,13 @@ func checkShape(v reflect.Value, path string, problems *[]string) {
 			case reflect.Struct:
 				checkShape(e, fmt.Sprintf("%s.%d.member", name, j+1), problems)
 			case reflect.String:
-				checkScalar(e, map[string]string{"len": rules["each"]}, add)
+				each := map[string]string{"len": rules["each"]}
+				if enum, ok := rules["enum"]; ok {
+					each["enum"] = enum
+				}
+				checkScalar(e, each, add)
+			case reflect.Int64:
+				checkScalar(e, map[string]string{"range": rules["each"]}, add)
 			}
 		}
 	}

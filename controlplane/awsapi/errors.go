@@ -38,6 +38,10 @@ const (
 	exLimit           = "LimitExceededException"
 	exDenied          = "AccessDeniedException"
 	exConflict        = "ConflictException"
+	exEndpointExists  = "EndpointAlreadyExistsException"
+	exEndpoint        = "EndpointNotFoundException"
+	exCidr            = "ByoipCidrNotFoundException"
+	exCidrState       = "IncorrectCidrStateException"
 	exInProgress      = "TransactionInProgressException"
 )
 
@@ -70,6 +74,9 @@ var exceptionOf = map[catalog.Reason]string{
 	catalog.ReasonInvalidPageToken:    exInvalidToken,
 	catalog.ReasonLimit:               exLimit,
 	catalog.ReasonNoAddresses:         exLimit,
+	catalog.ReasonNoPorts:             exLimit,
+	catalog.ReasonEndpointExists:      exEndpointExists,
+	catalog.ReasonEndpointNotFound:    exEndpoint,
 	catalog.ReasonContention:          exInProgress,
 	catalog.ReasonRevision:            exInProgress,
 }
@@ -99,7 +106,7 @@ func (o *operation) translate(err error, account string) (*fault, bool) {
 		code = exLimit
 	case ce.Code == catalog.FailedPrecondition:
 		code = exConflict
-	case about(ce, "listener.port_ranges"):
+	case about(ce, "listener.port_ranges"), about(ce, "group.destinations"):
 		code = exInvalidPorts
 	case about(ce, "accelerator.addresses"):
 		code = exConflict // addresses that are there cannot be exchanged

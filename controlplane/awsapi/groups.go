@@ -16,7 +16,7 @@ func (c call) group(ctx context.Context, arn *string) (model.EndpointGroup, reso
 		return model.EndpointGroup{}, r, invalidf("'%s' is not a valid endpoint group ARN", shorten(text(arn)))
 	}
 	notFound := faultf(exGroup, "Endpoint group %s does not exist", shorten(text(arn)))
-	if _, err := c.ownListener(ctx, r); err != nil {
+	if _, err := c.ownListener(ctx, r, model.Standard); err != nil {
 		if f, ok := err.(*fault); ok && f.code == exListener {
 			return model.EndpointGroup{}, r, notFound
 		}

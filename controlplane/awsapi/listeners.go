@@ -9,16 +9,20 @@ import (
 
 // listener returns the listener that an ARN names, if it is the caller's.
 func (c call) listener(ctx context.Context, arn *string) (model.Listener, error) {
+	return c.listenerOf(ctx, arn, model.Standard)
+}
+
+func (c call) listenerOf(ctx context.Context, arn *string, types ...model.AcceleratorType) (model.Listener, error) {
 	r, ok := parseARN(text(arn))
 	if !ok || r.listener == "" || r.group != "" {
 		return model.Listener{}, invalidf("'%s' is not a valid listener ARN", shorten(text(arn)))
 	}
-	return c.ownListener(ctx, r)
+	return c.ownListener(ctx, r, types...)
 }
 
-func (c call) ownListener(ctx context.Context, r resource) (model.Listener, error) {
+func (c call) ownListener(ctx context.Context, r resource, types ...model.AcceleratorType) (model.Listener, error) {
 	notFound := faultf(exListener, "Listener %s does not exist", listenerARN(r.account, r.accelerator, r.listener))
-	if _, err := c.ownAccelerator(ctx, r); err != nil {
+	if _, err := c.ownAccelerator(ctx, r, types...); err != nil {
 		if f, ok := err.(*fault); ok && f.code == exAccelerator {
 			return model.Listener{}, notFound
 		}

@@ -148,7 +148,8 @@ func (m serviceModel) compareMember(t *testing.T, path string, s modelShape, typ
 		if inner.Type == "structure" {
 			m.compare(t, path, s.Member.Shape, typ.Elem(), current)
 		} else {
-			m.compareMember(t, path+"[]", inner, typ.Elem(), map[string]string{"len": rules["each"]}, current)
+			m.compareMember(t, path+"[]", inner, typ.Elem(),
+				map[string]string{"len": rules["each"], "range": rules["each"], "enum": rules["enum"]}, current)
 		}
 	}
 }

@@ -93,8 +93,36 @@ var operations = func() map[string]*operation {
 		"UntagResource":       writes(call.untagResource, exAccelerator),
 		"ListTagsForResource": reads(call.listTags, exAccelerator, exAttachment, exGroup, exListener),
 
+		"CreateCustomRoutingAccelerator":   writes(call.createCustomAccelerator, exLimit, exDenied, exInProgress),
+		"DescribeCustomRoutingAccelerator": reads(call.describeCustomAccelerator, exAccelerator),
+		"ListCustomRoutingAccelerators":    reads(call.listCustomAccelerators, exInvalidToken),
+		"UpdateCustomRoutingAccelerator": writes(call.updateCustomAccelerator, exAccelerator, exInProgress,
+			exConflict),
+		"DeleteCustomRoutingAccelerator": writes(call.deleteCustomAccelerator, exAccelerator, exNotDisabled,
+			exHasListeners, exInProgress),
+		"DescribeCustomRoutingAcceleratorAttributes": reads(call.describeCustomAttributes, exAccelerator),
+		"UpdateCustomRoutingAcceleratorAttributes": writes(call.updateCustomAttributes, exAccelerator, exDenied,
+			exInProgress),
+		"CreateCustomRoutingListener":   writes(call.createCustomListener, exAccelerator, exInvalidPorts, exLimit),
+		"DescribeCustomRoutingListener": reads(call.describeCustomListener, exListener),
+		"ListCustomRoutingListeners":    reads(call.listCustomListeners, exAccelerator, exInvalidToken),
+		"UpdateCustomRoutingListener":   writes(call.updateCustomListener, exInvalidPorts, exListener, exLimit),
+		"DeleteCustomRoutingListener":   writes(call.deleteCustomListener, exListener, exHasGroups),
+		"CreateCustomRoutingEndpointGroup": writes(call.createCustomGroup, exAccelerator, exGroupExists, exListener,
+			exInvalidPorts, exLimit, exDenied),
+		"DescribeCustomRoutingEndpointGroup": reads(call.describeCustomGroup, exGroup),
+		"ListCustomRoutingEndpointGroups":    reads(call.listCustomGroups, exListener, exInvalidToken),
+		"DeleteCustomRoutingEndpointGroup":   writes(call.deleteCustomGroup, exGroup),
+		"AddCustomRoutingEndpoints": writes(call.addCustomEndpoints, exEndpointExists, exGroup, exLimit, exDenied,
+			exConflict),
+		"RemoveCustomRoutingEndpoints":  writes(call.removeCustomEndpoints, exGroup, exEndpoint, exDenied, exConflict),
+		"AllowCustomRoutingTraffic":     writes(call.allowTraffic, exGroup),
+		"DenyCustomRoutingTraffic":      writes(call.denyTraffic, exGroup),
+		"ListCustomRoutingPortMappings": reads(call.listMappings, exInvalidToken, exGroup, exAccelerator),
+		"ListCustomRoutingPortMappingsByDestination": reads(call.listMappingsByDestination, exInvalidToken,
+			exEndpoint),
+
 		// What cannot be made here does not exist, and clients ask for it when they read other things.
-		"ListCustomRoutingAccelerators":    reads(none("Accelerators"), exInvalidToken),
 		"ListByoipCidrs":                   reads(none("ByoipCidrs"), exDenied, exInvalidToken),
 		"ListCrossAccountAttachments":      reads(none("CrossAccountAttachments"), exDenied, exInvalidToken),
 		"ListCrossAccountResourceAccounts": reads(noAccounts, exDenied),
@@ -112,14 +140,6 @@ var operations = func() map[string]*operation {
 
 // notOffered are operations that are answered with UnknownOperationException.
 const notOffered = `
-CreateCustomRoutingAccelerator DescribeCustomRoutingAccelerator UpdateCustomRoutingAccelerator
-DeleteCustomRoutingAccelerator DescribeCustomRoutingAcceleratorAttributes
-UpdateCustomRoutingAcceleratorAttributes CreateCustomRoutingListener DescribeCustomRoutingListener
-ListCustomRoutingListeners UpdateCustomRoutingListener DeleteCustomRoutingListener
-CreateCustomRoutingEndpointGroup DescribeCustomRoutingEndpointGroup ListCustomRoutingEndpointGroups
-DeleteCustomRoutingEndpointGroup AddCustomRoutingEndpoints RemoveCustomRoutingEndpoints
-AllowCustomRoutingTraffic DenyCustomRoutingTraffic ListCustomRoutingPortMappings
-ListCustomRoutingPortMappingsByDestination
 ProvisionByoipCidr AdvertiseByoipCidr WithdrawByoipCidr DeprovisionByoipCidr
 CreateCrossAccountAttachment DescribeCrossAccountAttachment UpdateCrossAccountAttachment
 DeleteCrossAccountAttachment`

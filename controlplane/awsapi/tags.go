@@ -46,13 +46,16 @@ func (c call) tagged(ctx context.Context, arn *string) (id string, tags map[stri
 	case r.attachment != "":
 		return "", nil, faultf(exAttachment, "Attachment %s does not exist", shorten(text(arn)))
 	case r.group != "":
+		if g, _, err := c.customGroup(ctx, arn); err == nil {
+			return string(g.ID), g.Tags, nil
+		}
 		g, _, err := c.group(ctx, arn)
 		return string(g.ID), g.Tags, err
 	case r.listener != "":
-		l, err := c.listener(ctx, arn)
+		l, err := c.listenerOf(ctx, arn)
 		return string(l.ID), l.Tags, err
 	}
-	a, err := c.accelerator(ctx, arn)
+	a, err := c.acceleratorOf(ctx, arn)
 	return string(a.ID), a.Tags, err
 }
 

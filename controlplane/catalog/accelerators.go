@@ -108,10 +108,12 @@ func (c *Catalog) ListAccelerators(ctx context.Context, p PageOptions) ([]model.
 	return c.listAccelerators(ctx, p, nil)
 }
 
-// ListAcceleratorsOf is ListAccelerators for one project.
-func (c *Catalog) ListAcceleratorsOf(ctx context.Context, project string,
-	p PageOptions) ([]model.Accelerator, string, error) {
-	return c.listAccelerators(ctx, p, func(a *model.Accelerator) bool { return a.Project == project })
+// ListAcceleratorsOf is ListAccelerators for one project and the types named, or all types if none is.
+func (c *Catalog) ListAcceleratorsOf(ctx context.Context, project string, p PageOptions,
+	types ...model.AcceleratorType) ([]model.Accelerator, string, error) {
+	return c.listAccelerators(ctx, p, func(a *model.Accelerator) bool {
+		return a.Project == project && (len(types) == 0 || slices.Contains(types, a.Type))
+	})
 }
 
 func (c *Catalog) listAccelerators(ctx context.Context, p PageOptions,
