@@ -51,6 +51,10 @@ type Config struct {
 	// [kernel-pins]
 	KernelPins string
 
+	// ClientCongestion is the congestion control towards clients, set by the kernel program tune; "": bbr where
+	// there is one. [client-congestion]
+	ClientCongestion string
+
 	MetricsListen string // [metrics-listen] "host:port" of /metrics, /healthz, /readyz, /status; "": none
 
 	MaxFlows     int           // [max-flows] of each protocol; 0: 262,144

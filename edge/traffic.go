@@ -77,7 +77,14 @@ func (n *Node) buildTraffic(common backbone.Common) (err error) {
 func (n *Node) buildEdge(common backbone.Common) (err error) {
 	t := n.traffic
 	common.HandleDatagrams = t.fromGateway
-	n.pool, err = backbone.NewPool(backbone.PoolConfig{Common: common, Self: n.self})
+	n.kernel, err = kernel.New(kernel.Config{
+		Modes: n.cfg.KernelModes, PinDir: n.cfg.KernelPins, ClientCongestion: n.cfg.ClientCongestion,
+		Log: n.log.With("room", "kernel"), Metrics: n.registry,
+	})
+	if err != nil {
+		return err
+	}
+	n.pool, err = backbone.NewPool(backbone.PoolConfig{Common: common, Self: n.self, Dial: n.kernel.DialCarrier})
 	if err != nil {
 		return err
 	}
@@ -97,16 +104,10 @@ func (n *Node) buildEdge(common backbone.Common) (err error) {
 	if t.udp, err = relay.NewUDP(cfg); err != nil {
 		return err
 	}
-	n.kernel, err = kernel.New(kernel.Config{
-		Modes: n.cfg.KernelModes, PinDir: n.cfg.KernelPins, Log: n.log.With("room", "kernel"), Metrics: n.registry,
-	})
-	if err != nil {
-		return err
-	}
 	t.doors, err = listen.New(listen.Config{
 		HandleTCP: t.tcp.Handle, HandleUDP: t.udp.HandleUDP, ManageAddresses: n.cfg.ManageAddresses,
-		Dispatch: n.kernel.Dispatch(),
-		Log:      n.log.With("room", "listen"), Metrics: n.registry,
+		Dispatch: n.kernel.Dispatch(), Mark: n.kernel.MarkClient(),
+		Log: n.log.With("room", "listen"), Metrics: n.registry,
 	})
 	return err
 }

@@ -38,6 +38,7 @@ type options struct {
 	manageAddresses   bool
 	kernelModes       map[kernel.Name]*string
 	kernelPins        string
+	clientCongestion  string
 	metricsListen     string
 	maxFlows          int
 	memoryMax         string
@@ -70,6 +71,8 @@ func (o *options) register(f *pflag.FlagSet) {
 		o.kernelModes[name] = f.String("kernel-"+string(name), string(kernel.Auto),
 			"kernel program "+string(name)+": `auto` (if it can be had), on or off; see docs/KERNEL.md")
 	}
+	f.StringVar(&o.clientCongestion, "client-congestion", "",
+		"congestion control towards clients, a `name` that the kernel has; kernel program tune sets it (default bbr if there)")
 	f.StringVar(&o.kernelPins, "kernel-pins", "auto",
 		"`directory` on a BPF file system for what outlives the process, or none (default one below /sys/fs/bpf)")
 	f.StringVar(&o.metricsListen, "metrics-listen", "127.0.0.1:9465",
@@ -164,7 +167,7 @@ func (o *options) config() (edge.Config, error) {
 	cfg := edge.Config{
 		DataDir: o.dataDir, Controllers: o.controllers, JoinToken: o.joinToken, Name: o.name, Site: o.site,
 		ManageAddresses: o.manageAddresses, MetricsListen: o.metricsListen, MaxFlows: o.maxFlows,
-		DrainTimeout: o.drainTimeout,
+		DrainTimeout: o.drainTimeout, ClientCongestion: o.clientCongestion,
 	}
 	var errs []error
 	flag := func(name string, err error) {

@@ -22,6 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/nearcast/nearcast/bpf/dispatch"
+	"github.com/nearcast/nearcast/bpf/tune"
 	"github.com/nearcast/nearcast/proto/model"
 )
 
@@ -50,15 +51,18 @@ type Name string
 // The programs.
 const (
 	Dispatch Name = "dispatch" // sk_lookup: any addresses and port ranges to few sockets
+	Tune     Name = "tune"     // sock_ops: connections to clients begin where their network's last ones got to
 )
 
 // Names lists the programs in the order in which they are loaded.
-var Names = []Name{Dispatch}
+var Names = []Name{Dispatch, Tune}
 
 // costs say what a node lacks without a program.
 var costs = map[Name]string{
 	Dispatch: "each port of each accelerated address takes a socket of its own (at most 4,096 a node), " +
 		"and an upgrade does not keep UDP flows whole",
+	Tune: "transfers to clients begin with 10 segments instead of what their network took before: " +
+		"a few round trips between client and edge more each",
 }
 
 // Config configures Programs.
@@ -69,6 +73,10 @@ type Config struct {
 	// PinDir is a directory on a BPF file system where what outlives this process is pinned; no two nodes
 	// of one machine share it. Empty: nothing outlives it.
 	PinDir string
+
+	// ClientCongestion is the congestion control of connections to clients, a name that the kernel has;
+	// empty: bbr where the kernel has it, else the system's. Only tune sets it.
+	ClientCongestion string
 
 	Log     *slog.Logger          // nil: discard
 	Metrics prometheus.Registerer // nil: not registered
@@ -113,6 +121,8 @@ type Programs struct {
 
 	// Set by New, then constant; nil: absent.
 	dispatch *dispatch.Dispatcher
+	tune     *tune.Tuner
+	samples  *samples
 
 	mu     sync.Mutex // guards what follows
 	states map[Name]State
@@ -127,7 +137,7 @@ func New(cfg Config) (*Programs, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	p := &Programs{cfg: cfg, log: cfg.Log, states: map[Name]State{}}
+	p := &Programs{cfg: cfg, log: cfg.Log, states: map[Name]State{}, samples: newSamples()}
 	supported := MinimumKernel()
 	for _, name := range Names {
 		if err := p.load(name, supported); err != nil {
@@ -147,6 +157,7 @@ func New(cfg Config) (*Programs, error) {
 // loaders load each program and note it.
 var loaders = map[Name]func(*Programs) error{
 	Dispatch: (*Programs).loadDispatch,
+	Tune:     (*Programs).loadTune,
 }
 
 // load loads one program if it is wanted, and says how that went.
@@ -204,6 +215,12 @@ func (p *Programs) Apply(*model.Snapshot) error { return nil }
 
 // Run keeps the programs until ctx ends. What is pinned stays then; all else ends.
 func (p *Programs) Run(ctx context.Context) error {
+	if p.tune != nil {
+		// Without samples the program works as well; their loss is no reason to end the node.
+		if err := p.tune.Samples(ctx, p.samples.take); err != nil && ctx.Err() == nil {
+			p.log.Error("samples of connections are not read", "error", err)
+		}
+	}
 	<-ctx.Done()
 	return p.Close()
 }
@@ -220,6 +237,9 @@ func (p *Programs) Close() error {
 	var errs []error
 	if p.dispatch != nil {
 		errs = append(errs, p.dispatch.Close())
+	}
+	if p.tune != nil {
+		errs = append(errs, p.tune.Close())
 	}
 	return errors.Join(errs...)
 }

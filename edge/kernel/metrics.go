@@ -19,7 +19,17 @@ var (
 type collector struct{ p *Programs }
 
 // Describe implements prometheus.Collector.
-func (collector) Describe(to chan<- *prometheus.Desc) { to <- presentDesc }
+func (c collector) Describe(to chan<- *prometheus.Desc) {
+	to <- presentDesc
+	to <- dispatchedDesc
+	to <- dispatchRulesDesc
+	to <- dispatchRoomDesc
+	to <- tunedDesc
+	c.p.samples.rtt.Describe(to)
+	c.p.samples.segments.Describe(to)
+	c.p.samples.resent.Describe(to)
+	c.p.samples.windows.Describe(to)
+}
 
 // Collect implements prometheus.Collector.
 func (c collector) Collect(to chan<- prometheus.Metric) {
@@ -36,6 +46,7 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 		return
 	}
 	c.dispatch(to)
+	c.tune(to)
 }
 
 func (c collector) dispatch(to chan<- prometheus.Metric) {

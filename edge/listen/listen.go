@@ -23,6 +23,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -54,6 +55,10 @@ type Config struct {
 
 	// Dispatch is the kernel's dispatcher, attached. nil: plain sockets.
 	Dispatch *dispatch.Dispatcher
+
+	// Mark is called with each listening TCP socket before it is bound: for the kernel program that looks
+	// after clients' connections. nil: nobody wants it.
+	Mark func(syscall.RawConn) error
 
 	// PortsMax bounds plain sockets: address × port × protocol. Default 4,096.
 	PortsMax int
@@ -253,7 +258,7 @@ func (s *Set) open(key socketKey, udpPorts int) (*socket, error) {
 	var err error
 	switch key.proto {
 	case flow.TCP:
-		k.tcp, err = listenTCP(key.at)
+		k.tcp, err = s.listenTCP(key.at)
 	case flow.UDP:
 		k.udp, err = listenUDP(key.at, udpPorts)
 	default:
@@ -265,9 +270,16 @@ func (s *Set) open(key socketKey, udpPorts int) (*socket, error) {
 	return k, nil
 }
 
-func listenTCP(at netip.AddrPort) (*net.TCPListener, error) {
+func (s *Set) listenTCP(at netip.AddrPort) (*net.TCPListener, error) {
 	// Keep-alive is inherited from the listening socket, which saves four system calls a connection.
-	lc := net.ListenConfig{Control: control, KeepAlive: -1}
+	lc := net.ListenConfig{Control: func(network, address string, c syscall.RawConn) error {
+		if s.cfg.Mark != nil {
+			if err := s.cfg.Mark(c); err != nil {
+				return err
+			}
+		}
+		return control(network, address, c)
+	}, KeepAlive: -1}
 	lc.SetMultipathTCP(false) // Multipath TCP sockets can't be spliced, and have another TCP_INFO
 	network := "tcp4"
 	if at.Addr().Is6() {

@@ -127,7 +127,7 @@ func (s *Set) openShared() error {
 		return err
 	}
 	for _, l := range loopbacks {
-		tcp, err := listenTCP(l.at)
+		tcp, err := s.listenTCP(l.at)
 		if l.family == dispatch.IPv6 && errors.Is(err, syscall.EADDRNOTAVAIL) {
 			break // this machine has no IPv6
 		}

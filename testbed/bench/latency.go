@@ -36,6 +36,7 @@ const (
 	sysHAProxy   = "HAProxy, TLS"
 	sysHAPlain   = "HAProxy, plain"
 	sysNearcast  = "nearcast"
+	sysUntuned   = "nearcast, no tune" // without the kernel program that learns windows
 )
 
 const transferLimit = 60 * time.Second
@@ -80,24 +81,41 @@ func Latency(ctx context.Context, opt Options) (out []Transfer, err error) {
 			return nil, err
 		}
 	}
+	measure := func(systems ...string) error {
+		for _, city := range spec.Cities {
+			for _, loss := range []float64{0, 0.01} {
+				name := fmt.Sprintf("R %v, loss %.0f %%", w.RTT(city.Name, "fra"), loss*100)
+				if !strings.Contains(name, opt.Only) {
+					continue
+				}
+				cells, err := latencyCell(ctx, w, app, city, loss, systems, opt)
+				if err != nil {
+					return err
+				}
+				out = append(out, cells...)
+			}
+		}
+		return nil
+	}
+	if err := measure(sysDirect, sysDirectBBR, sysHAPlain, sysHAProxy, sysNearcast); err != nil {
+		return out, err
+	}
+	opt.Say("the edges start again, without the kernel program that learns windows")
 	for _, city := range spec.Cities {
-		for _, loss := range []float64{0, 0.01} {
-			name := fmt.Sprintf("R %v, loss %.0f %%", w.RTT(city.Name, "fra"), loss*100)
-			if !strings.Contains(name, opt.Only) {
-				continue
-			}
-			cells, err := latencyCell(ctx, w, app, city, loss, opt)
-			if err != nil {
-				return out, err
-			}
-			out = append(out, cells...)
+		p := w.Nodes[city.Site+"-1"]
+		if err := p.Stop(); err != nil {
+			return out, err
+		}
+		p.AddArgs("--kernel-tune", "off")
+		if err := firstError(p.Start(), p.Ready(ctx)); err != nil {
+			return out, err
 		}
 	}
-	return out, nil
+	return out, measure(sysUntuned)
 }
 
 func latencyCell(ctx context.Context, w *world.World, app *world.App, city world.CitySpec, loss float64,
-	opt Options) ([]Transfer, error) {
+	only []string, opt Options) ([]Transfer, error) {
 	params := wan.Params{Rate: int64(city.Access.Rate), Loss: loss}
 	if err := w.Fabric.Change(func(c *wan.Change) error {
 		return c.SetAccess(wan.Access{At: city.Name, Up: params, Down: params})
@@ -105,16 +123,19 @@ func latencyCell(ctx context.Context, w *world.World, app *world.App, city world
 		return nil, err
 	}
 	edge := w.Host(city.Site + "-1").V4
-	systems := []struct {
+	type system struct {
 		name string
 		addr netip.AddrPort
-	}{
+	}
+	systems := []system{
 		{sysDirect, netip.AddrPortFrom(w.EndpointAddr(app.Home, 0), load.PortHTTP)},
 		{sysDirectBBR, netip.AddrPortFrom(w.EndpointAddr(app.Home, 1), load.PortHTTP)},
 		{sysHAPlain, netip.AddrPortFrom(edge, portPlainIn)},
 		{sysHAProxy, netip.AddrPortFrom(edge, portTLSIn)},
 		{sysNearcast, netip.AddrPortFrom(app.Addresses[0], world.ListenHTTP)},
+		{sysUntuned, netip.AddrPortFrom(app.Addresses[0], world.ListenHTTP)},
 	}
+	systems = slices.DeleteFunc(systems, func(s system) bool { return !slices.Contains(only, s.name) })
 	for _, s := range systems {
 		if err := listening(ctx, w.NS(city.Name), s.addr); err != nil {
 			return nil, fmt.Errorf("%s: %w", s.name, err)

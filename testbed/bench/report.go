@@ -115,7 +115,7 @@ func (r *Report) writeTransfers(out io.Writer) {
 	if len(order) == 0 {
 		return
 	}
-	others := []string{sysDirect, sysDirectBBR, sysHAPlain, sysHAProxy}
+	others := []string{sysDirect, sysDirectBBR, sysHAPlain, sysHAProxy, sysUntuned}
 	tw := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintf(tw, "R\tloss\tbytes\t× %s\tnearcast\tfloor\tabove floor\t\n", strings.Join(others, "\t× "))
 	for _, k := range order {

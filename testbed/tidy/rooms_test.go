@@ -28,8 +28,8 @@ edge/udpio:
 edge/datagram:           proto/wire edge/udpio
 edge/steer:              proto/model edge/flow
 edge/meter:              proto/model edge/steer
-edge/listen:             proto/model edge/flow edge/udpio bpf/dispatch bpf/tune
-edge/kernel:             proto/model bpf/dispatch
+edge/listen:             proto/model edge/flow edge/udpio bpf/dispatch
+edge/kernel:             proto/model bpf/dispatch bpf/tune
 edge/backbone:           proto/model proto/wire proto/identity edge/datagram
 edge/proxyproto:
 edge/pump:               proto/wire edge/backbone

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -70,6 +71,13 @@ func (p *Process) Start() error {
 		close(done)
 	}()
 	return nil
+}
+
+// AddArgs adds to its command line, from the next Start on. Later flags win over earlier ones.
+func (p *Process) AddArgs(args ...string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.args = append(slices.Clip(p.args), args...)
 }
 
 // PID returns its process id, 0 when it is not running.
