@@ -164,6 +164,7 @@ func (c *Controller) serve(ctx context.Context, id string, l, web, aws net.Liste
 		g.Go(func() error { return c.authority.Run(ctx, c.own) })
 		g.Go(func() error { return c.fleet.Run(ctx) })
 		g.Go(func() error { return c.audit.Run(ctx, c.fleet.Leading) })
+		g.Go(func() error { return c.keepRotating(ctx) })
 		if aws != nil {
 			g.Go(func() error { return c.serveAWS(ctx, aws) })
 		}
@@ -186,6 +187,9 @@ func (c *Controller) prepare(ctx context.Context, id string, bound net.Addr) err
 		return err
 	}
 	if err := c.retry(ctx, "make the gossip key", c.catalog.EnsureGossipKey); err != nil {
+		return err
+	}
+	if err := c.retry(ctx, "make the secrets of DNS cookies", c.rotateCookies); err != nil {
 		return err
 	}
 	if c.own, err = c.authority.Issue(identity.KindController, id); err != nil {

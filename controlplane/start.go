@@ -171,3 +171,28 @@ func (c *Controller) writeContext(path, server, token string) error {
 	}
 	return identity.ReplaceFile(path, data)
 }
+
+// cookieInterval is between two steps of the rotation of DNS cookies' secrets: far longer than the hour
+// that a cookie is good for (RFC 9018 4.3), so that each secret outlives its cookies.
+const cookieInterval = 12 * time.Hour
+
+func (c *Controller) rotateCookies(ctx context.Context) error {
+	return c.catalog.RotateCookieSecrets(ctx, cookieInterval)
+}
+
+// keepRotating takes the steps that are due until ctx ends. Every controller does, and the catalog lets
+// one of them.
+func (c *Controller) keepRotating(ctx context.Context) error {
+	tick := time.NewTicker(cookieInterval / 24)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if err := c.rotateCookies(ctx); err != nil && ctx.Err() == nil {
+			c.log.Warn("the secrets of DNS cookies are not rotated; trying again", "err", err)
+		}
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"github.com/nearcast/nearcast/edge/listen"
 	"github.com/nearcast/nearcast/edge/probe"
 	"github.com/nearcast/nearcast/edge/steer"
+	"github.com/nearcast/nearcast/edge/zone"
 	"github.com/nearcast/nearcast/proto/model"
 )
 
@@ -19,11 +20,12 @@ type plan struct {
 	table    *steer.Table
 	view     steer.View
 	bindings []listen.Binding // doors for clients
+	zones    *zone.Set        // nil: this node answers no DNS
 	drained  bool             // no new flows
 }
 
 // apply makes a snapshot take effect, in the order probe → backbone → gateway → steer →
-// kernel → listen: flows
+// kernel → listen → dns: flows
 // are steered only to what knows the snapshot already, and an address is opened only when what comes in
 // there can be served. Everything that can be refused is worked out first (the steering table, too), so
 // that a refusal leaves no trace. If taking effect panics, the snapshot before
@@ -65,6 +67,11 @@ func (n *Node) plan(s *model.Snapshot) (plan, error) {
 	p.table = steer.Compile(s, n.self, p.view)
 	p.drained = n.drained(s)
 	var err error
+	if n.names != nil {
+		if p.zones, err = zone.Compile(s); err != nil {
+			return p, err
+		}
+	}
 	p.bindings, err = n.traffic.plan(p.table)
 	return p, err
 }
@@ -92,6 +99,7 @@ func (n *Node) take(p plan) {
 		}
 	}
 	n.traffic.open(p.bindings, p.drained)
+	n.names.setSnapshot(p.snapshot, p.zones)
 	n.changed() // the gateway's own word may have changed with it
 }
 

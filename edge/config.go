@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -50,6 +51,17 @@ type Config struct {
 	// KernelPins is where on a BPF file system what outlives this process is pinned; "": nothing does.
 	// [kernel-pins]
 	KernelPins string
+	// DNSListen is where the node answers DNS queries, by UDP and TCP. Empty: it does not. [dns-listen]
+	DNSListen []netip.AddrPort
+	// DNSTLSListen is the same over TLS, with the certificate of DNSTLS. [dns-tls-listen]
+	DNSTLSListen []netip.AddrPort
+	DNSTLS       *tls.Config // [dns-tls-cert, dns-tls-key]
+	// DNSRate is how many like answers a second a client network gets by UDP; 0: the default, negative:
+	// no limit. [dns-rate-limit]
+	DNSRate float64
+	// GeoDatabases are MaxMind databases that say where networks are. They are read again when they
+	// change on disk. [geo-database]
+	GeoDatabases []string
 
 	// ClientCongestion is the congestion control towards clients, set by the kernel program tune; "": bbr where
 	// there is one. [client-congestion]
@@ -106,6 +118,12 @@ func (c *Config) Validate() error {
 	}
 	if c.MemoryMax != 0 && c.MemoryMax < memoryMin {
 		wrong("memory-max", "must be at least %d MB", memoryMin>>20)
+	}
+	if len(c.DNSTLSListen) > 0 && c.DNSTLS == nil {
+		wrong("dns-tls-listen", "needs --dns-tls-cert and --dns-tls-key")
+	}
+	if len(c.GeoDatabases) > 0 && len(c.DNSListen) == 0 {
+		wrong("geo-database", "is used by DNS answers only; give --dns-listen, too")
 	}
 	if c.DrainTimeout < 0 {
 		wrong("drain-timeout", "must not be negative")

@@ -13,6 +13,7 @@ func (n *Node) drain(failed <-chan error) {
 	n.draining.Store(true)
 	began := time.Now()
 	n.mesh.SetDraining(true)
+	n.names.poke() // answers name others from now on
 	n.mu.Lock()
 	if t := n.table.Load(); t != nil {
 		n.traffic.open(relay.Bindings(t), true)

@@ -45,3 +45,12 @@ const (
 	httpHeaderBytes   = 16 << 10
 	httpStopTimeout   = time.Second
 )
+
+const (
+	// aliveInterval is how often DNS answers look who is alive, besides when a tunnel says so at once.
+	aliveInterval = 250 * time.Millisecond
+	// databaseInterval is how often the geo databases' files are looked at.
+	databaseInterval = 5 * time.Second
+	// A node with this share of its flows asks not to be named in answers, until it is below the other.
+	shedAt, shedUntil = 0.9, 0.8
+)

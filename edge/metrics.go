@@ -41,3 +41,28 @@ func newMetrics(n *Node) *metrics {
 	n.registry.MustRegister(m.compileSeconds, m.compilePanics, ready, info)
 	return m
 }
+
+// registerMetrics exposes what names counts beside the server's own.
+func (d *names) registerMetrics() {
+	counter := func(name, help string, read func() float64) prometheus.Collector {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, read)
+	}
+	d.n.registry.MustRegister(
+		counter("nearcast_dnssec_signed_total", "Signatures made.",
+			func() float64 { return float64(d.stats.Signed.Load()) }),
+		counter("nearcast_dnssec_hits_total", "Signatures that were there already.",
+			func() float64 { return float64(d.stats.Hits.Load()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "nearcast_dns_nodes_out", Help: "Edges that answers do not name now.",
+		}, func() float64 {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			out := 0
+			for _, reason := range d.why {
+				if reason != "" {
+					out++
+				}
+			}
+			return float64(out)
+		}))
+}

@@ -42,6 +42,7 @@ type Node struct {
 	server  *backbone.Server // gateways
 	traffic *traffic
 	memory  *backbone.Memory // of all streams
+	names   *names           // nodes that answer DNS
 
 	table    atomic.Pointer[steer.Table]
 	snapshot atomic.Pointer[model.Snapshot]
@@ -197,7 +198,10 @@ func (n *Node) build(creds *identity.Credentials) error {
 	if err != nil {
 		return err
 	}
-	return n.buildTraffic(common)
+	if err := n.buildTraffic(common); err != nil {
+		return err
+	}
+	return n.buildNames()
 }
 
 // startAll starts the parts, in the order in which a snapshot is applied. The agent is last, since a
@@ -212,6 +216,9 @@ func (n *Node) startAll(parts *rooms) {
 	}
 	n.traffic.start(parts)
 	parts.start("steer", n.recompile)
+	if n.names != nil {
+		parts.start("dns", n.names.run)
+	}
 	n.up.Store(true)
 	parts.start("agent", n.agent.Run)
 }
@@ -221,6 +228,7 @@ func (n *Node) alive(id model.NodeID) {
 	if n.pool != nil {
 		n.pool.Redial(id)
 	}
+	n.names.poke()
 }
 
 // verdict acts on what the prober holds of an endpoint: on this gateway at once, on the edges by the
@@ -235,6 +243,7 @@ func (n *Node) verdict(v probe.Verdict) {
 
 // changed has the table compiled anew.
 func (n *Node) changed() {
+	n.names.poke()
 	select {
 	case n.events <- struct{}{}:
 	default:

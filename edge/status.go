@@ -197,7 +197,7 @@ func (n *Node) notes() []string {
 	if !n.up.Load() {
 		return nil
 	}
-	notes := n.traffic.notes()
+	notes := append(n.traffic.notes(), n.names.notes()...)
 	var limit syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) == nil && limit.Cur < filesWanted {
 		notes = append(notes, fmt.Sprintf("open files are limited to %d (LimitNOFILE), which limits flows", limit.Cur))

@@ -3,9 +3,9 @@
 # argument "bench" also the peers that `make bench` measures against, without starting them as services.
 set -euo pipefail
 
-packages=(iproute2 ethtool iputils-ping procps awscli)
+packages=(iproute2 ethtool iputils-ping procps awscli bind9-dnsutils knot-dnsutils unbound gdnsd)
 if [ "${1:-}" = bench ]; then
-  packages+=(haproxy nginx-light libnginx-mod-stream)
+  packages+=(haproxy nginx-light libnginx-mod-stream dnsperf)
 fi
 missing=()
 for p in "${packages[@]}"; do
@@ -24,8 +24,8 @@ if ! command -v apt-get >/dev/null; then
 fi
 echo "installing: ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive
-if [ "${1:-}" = bench ] && [ ! -e /usr/sbin/policy-rc.d ]; then
-  # Debian starts what it installs; an nginx at port 80 is not what the user asked for.
+if [ ! -e /usr/sbin/policy-rc.d ]; then
+  # Debian starts what it installs; a resolver or an nginx is not what the user asked for.
   trap 'rm -f /usr/sbin/policy-rc.d' EXIT
   printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
   chmod +x /usr/sbin/policy-rc.d

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -39,6 +40,12 @@ type options struct {
 	kernelModes       map[kernel.Name]*string
 	kernelPins        string
 	clientCongestion  string
+	dnsListen         []string
+	dnsTLSListen      []string
+	dnsTLSCert        string
+	dnsTLSKey         string
+	dnsRate           float64
+	geoDatabases      []string
 	metricsListen     string
 	maxFlows          int
 	memoryMax         string
@@ -75,6 +82,15 @@ func (o *options) register(f *pflag.FlagSet) {
 		"congestion control towards clients, a `name` that the kernel has; kernel program tune sets it (default bbr if there)")
 	f.StringVar(&o.kernelPins, "kernel-pins", "auto",
 		"`directory` on a BPF file system for what outlives the process, or none (default one below /sys/fs/bpf)")
+	f.StringSliceVar(&o.dnsListen, "dns-listen", nil,
+		"where to answer DNS queries by UDP and TCP, each `address:port`, like :53 (default: nowhere)")
+	f.StringSliceVar(&o.dnsTLSListen, "dns-tls-listen", nil, "the same over TLS, like :853")
+	f.StringVar(&o.dnsTLSCert, "dns-tls-cert", "", "`file` with the certificate for --dns-tls-listen, PEM")
+	f.StringVar(&o.dnsTLSKey, "dns-tls-key", "", "`file` with its key, PEM")
+	f.Float64Var(&o.dnsRate, "dns-rate-limit", 0,
+		"most like `answers` a second to a network by UDP without a cookie; -1: no limit (default 200)")
+	f.StringSliceVar(&o.geoDatabases, "geo-database", nil,
+		"MaxMind database `files` that say where clients are; earlier ones are asked first")
 	f.StringVar(&o.metricsListen, "metrics-listen", "127.0.0.1:9465",
 		"`address:port` of /metrics, /healthz, /readyz and /status; empty: none")
 	f.IntVar(&o.maxFlows, "max-flows", 0, "most concurrent client `flows`, TCP and UDP each (default 262144)")
@@ -215,12 +231,34 @@ func (o *options) config() (edge.Config, error) {
 	default:
 		cfg.KernelPins = o.kernelPins
 	}
+	o.names(&cfg, flag)
 	cfg.MemoryMax, err = parseSize(o.memoryMax)
 	flag("memory-max", err)
 	if len(errs) > 0 {
 		return cfg, errors.Join(errs...)
 	}
 	return cfg, cfg.Validate()
+}
+
+// names fills in what is said about DNS.
+func (o *options) names(cfg *edge.Config, flag func(string, error)) {
+	for _, s := range o.dnsListen {
+		at, err := parseListen(s)
+		flag("dns-listen", err)
+		cfg.DNSListen = append(cfg.DNSListen, at)
+	}
+	for _, s := range o.dnsTLSListen {
+		at, err := parseListen(s)
+		flag("dns-tls-listen", err)
+		cfg.DNSTLSListen = append(cfg.DNSTLSListen, at)
+	}
+	if o.dnsTLSCert != "" || o.dnsTLSKey != "" {
+		pair, err := tls.LoadX509KeyPair(o.dnsTLSCert, o.dnsTLSKey)
+		flag("dns-tls-cert", err)
+		cfg.DNSTLS = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12,
+			NextProtos: []string{"dot"}}
+	}
+	cfg.DNSRate, cfg.GeoDatabases = o.dnsRate, o.geoDatabases
 }
 
 // readToken reads the join token's file. Once the node has enrolled the file may be gone.

@@ -16,6 +16,7 @@ import (
 func demoCommand() *cobra.Command {
 	var rounds int
 	var keep string
+	var byDNS bool
 	cmd := &cobra.Command{
 		Use:   "demo [WORLD]",
 		Short: "Raise a world, accelerate an application in it and measure: direct against accelerated",
@@ -23,16 +24,21 @@ func demoCommand() *cobra.Command {
 controller and nodes in it, enrols the nodes with join tokens, creates an accelerator through the CLI and
 drives real traffic from each city, directly and through the accelerator. Ends with a table and tears
 everything down, also on Ctrl-C.`,
-		Example: "  sudo nearcast-lab demo\n  sudo nearcast-lab demo --rounds 9 --logs /tmp/demo",
-		Args:    cobra.MaximumNArgs(1),
+		Example: "  sudo nearcast-lab demo\n  sudo nearcast-lab demo --rounds 9 --logs /tmp/demo\n" +
+			"  sudo nearcast-lab demo --dns",
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name := "demo"
+			if byDNS {
+				name = "dns"
+			}
 			if len(args) > 0 {
 				name = args[0]
 			}
 			return runDemo(cmd.Context(), cmd.OutOrStdout(), name, rounds, keep)
 		},
 	}
+	cmd.Flags().BoolVar(&byDNS, "dns", false, "the world without anycast: DNS answers bring each client to its nearest edge")
 	cmd.Flags().IntVar(&rounds, "rounds", 5, "measurements of each kind; the table shows medians")
 	cmd.Flags().StringVar(&keep, "logs", "", "directory that keeps logs and data afterwards; empty: removed")
 	return cmd

@@ -1,3 +1,5 @@
+// Nearcast is the operators' command line: it shows and changes what a cluster does, through a
+// controller's admin API. All of it is a function of an env, so that tests call it in process.
 package main
 
 import (
@@ -7,12 +9,16 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 )
 
 // env is all that the program takes from outside.
@@ -157,9 +163,9 @@ LISTENER@REGION (web:443@eu-fra-1, web@eu-fra-1).`,
 		}
 	}
 	add("traffic", c.acceleratorCommand(), c.listenerCommand(), c.groupCommand(), c.endpointCommand(),
-		c.targetCommand(), c.applyCommand(), c.exportCommand())
-	add("fleet", c.poolCommand(), c.regionCommand(), c.siteCommand(), c.peerCommand(), c.nodeCommand(), c.tokenCommand(),
-		c.settingsCommand())
+		c.targetCommand(), c.zoneCommand(), c.applyCommand(), c.exportCommand())
+	add("fleet", c.poolCommand(), c.regionCommand(), c.siteCommand(), c.peerCommand(), c.nodeCommand(),
+		c.tokenCommand(), c.steerCommand(), c.settingsCommand())
 	add("look", c.statusCommand(), c.announceCommand(), c.healthCommand(), c.pathCommand(), c.snapshotCommand())
 	add("access", c.operatorCommand(), c.accessKeyCommand(), c.auditCommand(), c.whoamiCommand())
 	add("tool", c.contextCommand(), c.completionCommand(), c.versionCommand())
@@ -337,4 +343,57 @@ func (c *cli) confirm(format string, args ...any) error {
 // note tells people something that is not the answer.
 func (c *cli) note(format string, args ...any) {
 	fmt.Fprintln(c.stderr, printable(fmt.Sprintf(format, args...)))
+}
+
+// version is set by the build.
+var version = "unknown"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, osEnv())
+	stop()
+	os.Exit(code)
+}
+
+// osEnv is the env of this process.
+func osEnv() env {
+	dialer := &net.Dialer{}
+	dialer.SetMultipathTCP(false)
+	_, stdinIsTerminal := terminalWidth(os.Stdin)
+	_, stderrIsTerminal := terminalWidth(os.Stderr)
+	width, _ := terminalWidth(os.Stdout)
+	return env{
+		args:   os.Args[1:],
+		stdin:  os.Stdin,
+		stdout: os.Stdout,
+		stderr: os.Stderr,
+		getenv: os.Getenv,
+		now:    time.Now,
+		sleep:  sleep,
+		dial: func(ctx context.Context, address string) (net.Conn, error) {
+			return dialer.DialContext(ctx, "tcp", address)
+		},
+		terminal: stdinIsTerminal && stderrIsTerminal,
+		width:    width,
+	}
+}
+
+// terminalWidth returns the columns of a terminal, and false if f is none.
+func terminalWidth(f *os.File) (columns int, ok bool) {
+	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	if err != nil {
+		return 0, false
+	}
+	return int(size.Col), true
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
 }

@@ -62,7 +62,7 @@ func TestEveryMethodHasARow(t *testing.T) {
 		if Lookup(name).Need == NeedNothing && name != v1.EnrollService_Enroll_FullMethodName {
 			t.Errorf("%s is open to anybody", name)
 		}
-		reads := slices.ContainsFunc([]string{"Get", "List", "Who"}, func(p string) bool {
+		reads := slices.ContainsFunc([]string{"Get", "List", "Who", "Explain"}, func(p string) bool {
 			return len(m.Name()) > len(p) && string(m.Name())[:len(p)] == p
 		})
 		if m.Parent().Name() == "AdminService" && reads == Lookup(name).Changes {
@@ -295,7 +295,7 @@ func mayCall(m protoreflect.MethodDescriptor, rank int, node bool) bool {
 		})
 	}
 	switch {
-	case verb("Get", "List", "WhoAm"):
+	case verb("Get", "List", "WhoAm", "Explain"):
 		return rank >= 1
 	case noun("Accelerator", "Listener", "EndpointGroup", "Endpoints", "Target", "Resource",
 		"Subnet", "RoutingGroup", "RoutingTraffic"),

@@ -98,6 +98,17 @@ var table = map[string]Rule{
 	v1.AdminService_ListRegions_FullMethodName:  {NeedViewer, false},
 	v1.AdminService_DeleteRegion_FullMethodName: {NeedAdmin, true},
 
+	v1.AdminService_CreateZone_FullMethodName:  {NeedAdmin, true},
+	v1.AdminService_GetZone_FullMethodName:     {NeedViewer, false},
+	v1.AdminService_ListZones_FullMethodName:   {NeedViewer, false},
+	v1.AdminService_UpdateZone_FullMethodName:  {NeedAdmin, true},
+	v1.AdminService_DeleteZone_FullMethodName:  {NeedAdmin, true},
+	v1.AdminService_RollZoneKey_FullMethodName: {NeedAdmin, true},
+
+	v1.AdminService_GetSteering_FullMethodName:    {NeedViewer, false},
+	v1.AdminService_UpdateSteering_FullMethodName: {NeedAdmin, true},
+	v1.AdminService_ExplainSteer_FullMethodName:   {NeedViewer, false},
+
 	v1.AdminService_GetNode_FullMethodName:    {NeedViewer, false},
 	v1.AdminService_ListNodes_FullMethodName:  {NeedViewer, false},
 	v1.AdminService_UpdateNode_FullMethodName: {NeedOperator, true},

@@ -41,6 +41,10 @@ var (
 		[]string{"address", "asn", "nodes", "password", "ttl_security", "multihop_ttl", "hold_time",
 			"connect_retry", "restart_time", "communities", "prepends", "local_preference", "med", "max_prefixes",
 			"bfd", "bfd_interval", "bfd_multiplier", "passive", "local_address", "port", "disabled"}}
+	zones = kind[model.Zone, *v1.Zone]{model.ZoneToProto, model.ZoneFromProto,
+		[]string{"text", "aliases", "dnssec", "key_algorithm"}}
+	steering = kind[model.Steering, *v1.Steering]{model.SteeringToProto, model.SteeringFromProto,
+		[]string{"ttl", "addresses_max", "networks", "weights", "default_site", "ignore_ecs", "name_servers"}}
 	nodes = kind[model.Node, *v1.Node]{model.NodeToProto, model.NodeFromProto,
 		[]string{"state"}}
 	settings = kind[model.Settings, *v1.Settings]{model.SettingsToProto, model.SettingsFromProto,

@@ -31,17 +31,21 @@ func (s *service) ListPaths(ctx context.Context, req *v1.ListRequest) (*v1.ListP
 	return &v1.ListPathsResponse{Nodes: page, NextPageToken: next}, err
 }
 
-// GetSnapshot leaves out the gossip keys and the passwords of BGP sessions: they are the nodes', not the
-// operators'.
+// GetSnapshot leaves out all secrets: they are the nodes', not the operators'.
 func (s *service) GetSnapshot(context.Context, *emptypb.Empty) (*v1.Snapshot, error) {
 	snap := s.cfg.Fleet.Published().Snapshot
 	if snap == nil {
 		return nil, status.Error(codes.Unavailable, "there is no snapshot yet")
 	}
 	out := model.SnapshotToProto(snap)
-	out.GossipKeys = nil
 	for _, p := range out.GetBgpPeers() {
 		p.Password = ""
+	}
+	out.GossipKeys, out.CookieSecrets = nil, nil
+	for _, z := range out.Zones {
+		for _, k := range z.Keys {
+			k.PrivateKey = nil
+		}
 	}
 	return out, nil
 }

@@ -205,6 +205,9 @@ func (c *Catalog) DeleteAccelerator(ctx context.Context, id model.AcceleratorID,
 		if n > 0 {
 			return precondition(ReasonHasListeners, "accelerator %s has %d listeners; delete them first", id, n)
 		}
+		if err := ch.acceleratorAliased(id); err != nil {
+			return err
+		}
 		remove(ch, &ch.accelerators, id)
 		return nil
 	})

@@ -76,6 +76,9 @@ type State struct {
 
 	Subnets             []model.Subnet
 	CustomRoutingGroups []model.CustomRoutingGroup
+	Zones               []model.Zone
+	Steering            model.Steering
+	Cookies             [][]byte // secrets of DNS cookies: the first one makes them, all are taken
 }
 
 // Catalog is the configuration of one cluster. Its methods may be called from any goroutine; they wait

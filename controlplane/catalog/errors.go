@@ -44,6 +44,7 @@ const (
 	ReasonSiteNotFound        Reason = "SiteNotFound"
 	ReasonRegionNotFound      Reason = "RegionNotFound"
 	ReasonNodeNotFound        Reason = "NodeNotFound"
+	ReasonZoneNotFound        Reason = "ZoneNotFound"
 	ReasonNotDisabled         Reason = "AcceleratorNotDisabled"
 	ReasonHasListeners        Reason = "AssociatedListenerFound"
 	ReasonHasGroups           Reason = "AssociatedEndpointGroupFound"

@@ -118,6 +118,9 @@ func (c *Catalog) DeleteSite(ctx context.Context, name model.SiteName, o Options
 				return precondition(ReasonInUse, "BGP peer %s is of site %s", p.ID(), name)
 			}
 		}
+		if err := ch.siteSteered(name); err != nil {
+			return err
+		}
 		remove(ch, &ch.sites, name)
 		return nil
 	})

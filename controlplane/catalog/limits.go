@@ -24,4 +24,6 @@ const (
 	trafficItemsMax = 100
 	// gossipKeysMax: the one in use, the one before and the one to come.
 	gossipKeysMax = 3
+	// cookieSecretBytes is the key of SipHash-2-4 (RFC 9018 4.4).
+	cookieSecretBytes = 16
 )

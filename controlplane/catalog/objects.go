@@ -18,6 +18,7 @@ const (
 	// same configuration cannot both be made. Its KV.Modified is the configuration's revision.
 	guardKey     = configPrefix + "guard"
 	gossipKey    = configPrefix + "gossip-keys"
+	cookiesKey   = configPrefix + "cookie-secrets"
 	tokensPrefix = "tokens/"
 )
 
@@ -55,7 +56,10 @@ type objects struct {
 	customGroups table[model.GroupID, model.CustomRoutingGroup]
 	setting      table[string, model.Settings]
 	tokens       table[string, token]
+	zones        table[model.ZoneName, model.Zone]
+	steer        table[string, model.Steering]
 	gossip       [][]byte
+	cookies      []cookieSecret
 
 	guard    uint64           // KV.Modified of guardKey; 0: nothing was ever configured
 	revision uint64           // of the store, up to which all this is known
@@ -70,6 +74,7 @@ func newObjects() *objects {
 		peers:   newTable(peerKind),
 		subnets: newTable(subnetKind), customGroups: newTable(customGroupKind),
 		setting: newTable(settingsKind), tokens: newTable(tokenKind), broken: map[string]error{},
+		zones: newTable(zoneKind), steer: newTable(steeringKind),
 	}
 }
 
@@ -81,6 +86,7 @@ func (o *objects) view() *objects {
 	v.peers = o.peers.view()
 	v.sites, v.nodes, v.setting, v.tokens = o.sites.view(), o.nodes.view(), o.setting.view(), o.tokens.view()
 	v.subnets, v.customGroups = o.subnets.view(), o.customGroups.view()
+	v.zones, v.steer = o.zones.view(), o.steer.view()
 	return &v
 }
 
@@ -109,6 +115,9 @@ func (o *objects) load(kv store.KV) error {
 	case gossipKey:
 		o.gossip = nil
 		return json.Unmarshal(kv.Value, &o.gossip)
+	case cookiesKey:
+		o.cookies = nil
+		return json.Unmarshal(kv.Value, &o.cookies)
 	}
 	kind, name := splitKey(kv.Key)
 	switch kind {
@@ -134,6 +143,10 @@ func (o *objects) load(kv store.KV) error {
 		return o.subnets.load(model.SubnetName(name), kv.Value, kv.Created, kv.Modified)
 	case customGroupKind.prefix:
 		return o.customGroups.load(model.GroupID(name), kv.Value, kv.Created, kv.Modified)
+	case zoneKind.prefix:
+		return o.zones.load(model.ZoneName(name), kv.Value, kv.Created, kv.Modified)
+	case steeringKind.prefix:
+		return o.steer.load(name, kv.Value, kv.Created, kv.Modified)
 	case settingsKind.prefix:
 		return o.setting.load(name, kv.Value, kv.Created, kv.Modified)
 	case tokenKind.prefix:
@@ -156,6 +169,9 @@ func (o *objects) remove(key string) {
 		return
 	case gossipKey:
 		o.gossip = nil
+		return
+	case cookiesKey:
+		o.cookies = nil
 		return
 	}
 	kind, name := splitKey(key)
@@ -182,6 +198,10 @@ func (o *objects) remove(key string) {
 		delete(o.subnets.base, model.SubnetName(name))
 	case customGroupKind.prefix:
 		delete(o.customGroups.base, model.GroupID(name))
+	case zoneKind.prefix:
+		delete(o.zones.base, model.ZoneName(name))
+	case steeringKind.prefix:
+		delete(o.steer.base, name)
 	case settingsKind.prefix:
 		delete(o.setting.base, name)
 	case tokenKind.prefix:
@@ -308,6 +328,9 @@ func (o *objects) state(cluster string) *State {
 
 		Subnets:             o.subnets.sorted(),
 		CustomRoutingGroups: o.customGroups.sorted(),
+		Zones:               o.zones.sorted(),
+		Steering:            o.steering().Clone(),
+		Cookies:             secrets(o.cookies),
 	}
 	for i := range s.Groups {
 		s.Groups[i] = o.groupOut(&s.Groups[i])

@@ -193,17 +193,25 @@ func (c *Catalog) EnsureGossipKey(ctx context.Context) error {
 		if len(ch.gossip) > 0 {
 			return nil
 		}
-		key := make([]byte, 32)
-		rand.Read(key)
-		return ch.putGossip([][]byte{key})
+		return ch.putGossip([][]byte{newSecret(32)})
 	})
 }
 
-func (ch *change) putGossip(keys [][]byte) error {
-	b, err := json.Marshal(keys)
+func (ch *change) putGossip(keys [][]byte) error { return ch.putJSON(gossipKey, keys) }
+
+// putJSON stages what is no object of a kind.
+func (ch *change) putJSON(key string, v any) error {
+	b, err := json.Marshal(v)
 	if err != nil {
-		return &Error{Code: Internal, Err: err, Message: fmt.Sprintf("encode gossip keys: %v", err)}
+		return &Error{Code: Internal, Err: err, Message: fmt.Sprintf("encode %s: %v", key, err)}
 	}
-	ch.stage(write{key: gossipKey, value: b})
+	ch.stage(write{key: key, value: b})
 	return nil
+}
+
+// newSecret returns random bytes.
+func newSecret(n int) []byte {
+	b := make([]byte, n)
+	rand.Read(b)
+	return b
 }

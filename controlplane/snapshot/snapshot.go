@@ -36,6 +36,10 @@ func Build(s *catalog.State, verdicts map[health.Key]health.Verdict, revision ui
 		AnnounceAggregates:    s.Settings.AnnounceAggregates,
 		Subnets:               slices.Clone(s.Subnets),
 		CustomRoutingGroups:   slices.Clone(s.CustomRoutingGroups),
+		Zones:                 slices.Clone(s.Zones),
+		Steering:              s.Steering,
+		DNSSuffix:             strings.ToLower(strings.TrimSuffix(s.Settings.DNSSuffix, ".")),
+		CookieSecrets:         s.Cookies,
 	}
 	snap.Nodes = slices.DeleteFunc(snap.Nodes, func(n model.Node) bool { return n.State == model.NodeRevoked })
 	for i := range snap.Accelerators {

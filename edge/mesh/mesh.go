@@ -147,6 +147,15 @@ func (m *Mesh) SetDraining(draining bool) {
 	m.poke()
 }
 
+// SetShedding tells the others that this node is nearly full, or that it is not any more.
+func (m *Mesh) SetShedding(shedding bool) {
+	m.mu.Lock()
+	m.metaNew = m.metaNew || m.meta.Shedding != shedding
+	m.meta.Shedding = shedding
+	m.mu.Unlock()
+	m.poke()
+}
+
 // Members returns the nodes that gossip has for alive, this one not among them, sorted by id.
 func (m *Mesh) Members() []Member {
 	m.mu.Lock()

@@ -13,6 +13,7 @@ type Meta struct {
 	Edge     bool
 	Gateway  bool
 	Draining bool // takes no new flows
+	Shedding bool // is nearly full: answers name others, if there are any
 	Site     model.SiteName
 	Region   model.RegionName
 	Version  string // build version
@@ -25,7 +26,7 @@ type Meta struct {
 //	| form  | flags | length | site | length | region | length  | version |
 //	+-------+-------+--------+------+--------+--------+---------+---------+
 //
-// form is 1. Flags: 1 edge, 2 gateway, 4 draining; others are ignored. Lengths are one byte. What
+// form is 1. Flags: 1 edge, 2 gateway, 4 draining, 8 shedding; others are ignored. Lengths are one byte. What
 // follows is ignored, so that later versions may append.
 const metaForm = 1
 
@@ -33,6 +34,7 @@ const (
 	flagEdge = 1 << iota
 	flagGateway
 	flagDraining
+	flagShedding
 )
 
 var errMetaShort = errors.New("metadata ends early")
@@ -48,6 +50,9 @@ func appendMeta(b []byte, m Meta) []byte {
 	}
 	if m.Draining {
 		flags |= flagDraining
+	}
+	if m.Shedding {
+		flags |= flagShedding
 	}
 	b = append(b, metaForm, flags)
 	for _, word := range []string{string(m.Site), string(m.Region), m.Version} {
@@ -73,6 +78,7 @@ func parseMeta(b []byte) (Meta, error) {
 		Edge:     b[1]&flagEdge != 0,
 		Gateway:  b[1]&flagGateway != 0,
 		Draining: b[1]&flagDraining != 0,
+		Shedding: b[1]&flagShedding != 0,
 	}
 	var words [3]string
 	b = b[2:]

@@ -35,6 +35,7 @@ func (s *Snapshot) Consistent() error {
 			c.wrong(index("endpoint_allow_networks", i), "is missing; write it like 192.0.2.0/24")
 		}
 	}
+	s.dns(c)
 	k := newSnapshotKeys(c, s)
 	k.fleet(c, s)
 	k.announcements(c, s)
@@ -62,6 +63,8 @@ func (s *Snapshot) withinLimits(c check) bool {
 	c.count("bgp_peers", len(s.BGPPeers), SnapshotPeersMax)
 	c.count("subnets", len(s.Subnets), SnapshotSubnetsMax)
 	c.count("custom_routing_groups", len(s.CustomRoutingGroups), SnapshotGroupsMax)
+	c.count("zones", len(s.Zones), SnapshotZonesMax)
+	c.count("cookie_secrets", len(s.CookieSecrets), SnapshotCookiesMax)
 	endpoints := 0
 	for i := range s.Groups {
 		endpoints += len(s.Groups[i].Endpoints)

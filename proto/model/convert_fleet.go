@@ -225,6 +225,13 @@ func SnapshotFromProto(p *pb.Snapshot) (*Snapshot, error) {
 	s.Subnets = keyedFrom(c, "subnets", p.GetSubnets(), SnapshotSubnetsMax, (*pb.Subnet).GetName, subnetFrom)
 	s.CustomRoutingGroups = keyedFrom(c, "custom_routing_groups", p.GetCustomRoutingGroups(), SnapshotGroupsMax,
 		(*pb.CustomRoutingGroup).GetId, customRoutingGroupFrom)
+	s.Zones = keyedFrom(c, "zones", p.GetZones(), SnapshotZonesMax, (*pb.Zone).GetName, zoneFrom)
+	if p.GetSteering() != nil {
+		s.Steering = steeringFrom(c.at("steering"), p.GetSteering())
+	}
+	s.DNSSuffix = p.GetDnsSuffix()
+	s.CookieSecrets = listFrom(c, "cookie_secrets", p.GetCookieSecrets(), SnapshotCookiesMax,
+		func(_ check, _ string, k []byte) []byte { return bytes.Clone(k) })
 	if err := c.err(); err != nil {
 		return nil, err
 	}
@@ -267,6 +274,13 @@ func SnapshotToProto(s *Snapshot) *pb.Snapshot {
 	}
 	for _, k := range s.GossipKeys {
 		p.GossipKeys = append(p.GossipKeys, bytes.Clone(k))
+	}
+	p.Zones, p.DnsSuffix = listTo(s.Zones, ZoneToProto), s.DNSSuffix
+	if s.Steering.TTL != 0 {
+		p.Steering = SteeringToProto(s.Steering)
+	}
+	for _, k := range s.CookieSecrets {
+		p.CookieSecrets = append(p.CookieSecrets, bytes.Clone(k))
 	}
 	return p
 }
@@ -333,6 +347,7 @@ func measureSnapshot(b []byte) error {
 		{10, SnapshotGossipKeysMax}, {11, SnapshotNetworksMax}, {50, SnapshotPeersMax}, {51, AggregatesMax},
 		{10, SnapshotGossipKeysMax}, {11, SnapshotNetworksMax},
 		{70, SnapshotSubnetsMax}, {71, SnapshotGroupsMax},
+		{60, SnapshotZonesMax}, {63, SnapshotCookiesMax},
 	}
 	const groups, groupEndpoints, customGroups = 5, 7, 71
 	counts, endpoints, inner := map[protowire.Number]int{}, 0, 0

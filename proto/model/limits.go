@@ -19,6 +19,9 @@ const (
 	SnapshotNetworksMax     = 1_000 // endpoint_allow_networks
 	SnapshotPeersMax        = 4_000 // BGP sessions of all sites
 	SnapshotSubnetsMax      = 10_000
+	SnapshotZonesMax        = 256
+	SnapshotZoneBytesMax    = 8 << 20 // text of all zones
+	SnapshotCookiesMax      = 2       // cookie_secrets: RFC 9018 5
 )
 
 // snapshotFieldsMax bounds the fields of all objects of a snapshot before any is made: an empty
@@ -35,6 +38,11 @@ const (
 	AcceleratorPoolsMax = 2     // one a zone
 	AddressesMax        = 4     // of an accelerator: two zones, two families
 	PoolPrefixesMax     = 256
+	ZoneTextMax         = 512 << 10 // bytes; a change of the store holds 1.5 MB
+	ZoneAliasesMax      = 1_000
+	ZoneKeysMax         = 4
+	SteeringNetworksMax = 10_000
+	NameServersMax      = 13 // what a referral of 512 bytes holds (RFC 1035)
 	NodeAddressesMax    = 32 // backbone addresses of a node, and service addresses of a node
 
 	CustomRoutingDestinationsMax = 100   // of a group of custom routing; AWS's

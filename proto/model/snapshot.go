@@ -18,6 +18,7 @@ func (s *Snapshot) Sort() {
 	sortBy(s.BGPPeers, peerKey)
 	sortBy(s.Subnets, subnetKey)
 	sortBy(s.CustomRoutingGroups, customRoutingGroupKey)
+	sortBy(s.Zones, zoneKey)
 }
 
 // Accelerator returns the accelerator with this id, or nil.

@@ -18,6 +18,7 @@ proto/nearcast/v1:
 proto/wire:
 proto/identity:
 proto/model:             proto/nearcast/v1
+proto/zonefile:          proto/model
 
 bpf/ports:
 bpf/dispatch:            bpf/ports
@@ -37,17 +38,21 @@ edge/gateway:            proto/model proto/wire edge/flow edge/udpio edge/steer 
 edge/relay:              proto/model proto/wire edge/flow edge/udpio edge/steer edge/listen edge/backbone edge/proxyproto edge/pump edge/gateway edge/meter
 edge/probe:              proto/model
 edge/mesh:               proto/model
+edge/zone:               proto/model proto/zonefile
+edge/geo:                proto/model
+edge/dnssec:             proto/model proto/zonefile edge/zone
+edge/dns:                edge/udpio edge/zone edge/geo edge/dnssec
 edge/agent:              proto/model proto/nearcast/v1 proto/identity
 edge:                    proto/* edge/*
 
 controlplane/store:
-controlplane/catalog:    proto/model proto/nearcast/v1 controlplane/store
+controlplane/catalog:    proto/model proto/zonefile proto/nearcast/v1 controlplane/store
 controlplane/health:     proto/model
 controlplane/snapshot:   proto/model controlplane/catalog controlplane/health
 controlplane/access:     proto/model proto/nearcast/v1 proto/identity controlplane/store controlplane/catalog
 controlplane/enroll:     proto/model proto/nearcast/v1 proto/identity controlplane/store controlplane/catalog
 controlplane/fleet:      proto/model proto/nearcast/v1 proto/identity controlplane/store controlplane/catalog controlplane/health controlplane/snapshot controlplane/access controlplane/enroll
-controlplane/admin:      proto/model proto/nearcast/v1 proto/identity controlplane/store controlplane/catalog controlplane/health controlplane/access controlplane/fleet controlplane/enroll
+controlplane/admin:      proto/model proto/zonefile proto/nearcast/v1 proto/identity controlplane/store controlplane/catalog controlplane/health controlplane/access controlplane/fleet controlplane/enroll
 controlplane/awsapi:     proto/model proto/nearcast/v1 proto/identity controlplane/catalog controlplane/access
 controlplane:            proto/* controlplane/*
 

@@ -23,7 +23,9 @@ type App struct {
 	TCP, UDP    string // listener ids
 	Groups      map[string]string
 	Addresses   []netip.Addr
-	Home        string // the region that takes all traffic; the others stand by
+	Name        string                // DNS name
+	ByCity      map[string]netip.Addr // where DNS brings each city, in a world with a node pool
+	Home        string                // the region that takes all traffic; the others stand by
 }
 
 // Accelerate creates an accelerator for the world's endpoints through the CLI: the first region takes
@@ -38,11 +40,12 @@ func (w *World) Accelerate(ctx context.Context, say func(string, ...any)) (*App,
 	var made struct {
 		ID        string   `json:"id"`
 		Addresses []string `json:"addresses"`
+		DNSName   string   `json:"dnsName"`
 	}
 	if err := run(&made, "accelerator", "create", "shop"); err != nil {
 		return nil, err
 	}
-	app.Accelerator = made.ID
+	app.Accelerator, app.Name = made.ID, made.DNSName
 	for _, a := range made.Addresses {
 		addr, err := netip.ParseAddr(a)
 		if err != nil {
@@ -50,7 +53,7 @@ func (w *World) Accelerate(ctx context.Context, say func(string, ...any)) (*App,
 		}
 		app.Addresses = append(app.Addresses, addr)
 	}
-	if len(app.Addresses) == 0 {
+	if len(app.Addresses) == 0 && !w.Spec.nodePool() {
 		return nil, errors.New("the accelerator has no addresses")
 	}
 	tcpPorts := fmt.Sprintf("%d,%d,%d-%d", ListenHTTP, ListenTLS, load.PortEcho, load.PortSource)
@@ -87,7 +90,10 @@ func (w *World) Accelerate(ctx context.Context, say func(string, ...any)) (*App,
 		}
 	}
 	say("waiting until every node has applied it and the endpoints are healthy")
-	return app, w.Settled(ctx)
+	if err := w.Settled(ctx); err != nil || !w.Spec.nodePool() {
+		return app, err
+	}
+	return app, w.resolveCities(ctx, app, say)
 }
 
 // status is the part of `nearcast status -o json` that worlds look at.

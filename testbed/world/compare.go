@@ -78,7 +78,7 @@ func (w *World) Compare(ctx context.Context, app *App, rounds int, say func(stri
 	for _, city := range w.Spec.Cities {
 		r, _ := w.Spec.rtt(city.Name, city.Site)
 		R, _ := w.Spec.rtt(city.Name, w.Spec.Regions[0].At)
-		for _, j := range jobs(w.EndpointAddr(app.Home, 0), app.Addresses[0]) {
+		for _, j := range jobs(w.EndpointAddr(app.Home, 0), app.Address(city.Name)) {
 			var direct, accelerated []time.Duration
 			for range rounds {
 				for _, side := range []struct {

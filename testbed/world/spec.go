@@ -49,9 +49,10 @@ type CableSpec struct {
 	B string `json:"b"`
 }
 
-// PoolSpec is one anycast pool.
+// PoolSpec is one pool, anycast unless it says otherwise.
 type PoolSpec struct {
 	Name     string         `json:"name"`
+	Kind     string         `json:"kind,omitempty"` // "node": each node's own addresses, which DNS answers name
 	Zone     string         `json:"zone"`
 	Prefixes []netip.Prefix `json:"prefixes"`
 }

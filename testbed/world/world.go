@@ -297,7 +297,7 @@ func (w *World) makePeerCertificates(ctx context.Context) error {
 func (w *World) configurePlaces(ctx context.Context) error {
 	w.opt.Say("describing pools, regions and sites through the CLI")
 	for _, p := range w.Spec.Pools {
-		args := []string{"pool", "create", p.Name, "--kind", "anycast", "--zone", p.Zone}
+		args := p.create()
 		for _, prefix := range p.Prefixes {
 			args = append(args, "--prefix", prefix.String())
 		}
@@ -314,6 +314,9 @@ func (w *World) configurePlaces(ctx context.Context) error {
 		if _, err := w.CLI(ctx, "site", "create", s.Name, "--region", s.Region); err != nil {
 			return err
 		}
+	}
+	if w.Spec.nodePool() {
+		return w.configureSteering(ctx)
 	}
 	return nil
 }
@@ -366,6 +369,9 @@ func (w *World) NodeProcess(name, site string, roles []string, token string) *Pr
 		"--metrics-listen", fmt.Sprintf("127.0.0.1:%d", portMetrics),
 		"--kernel-pins", "none", // a world leaves nothing behind
 	}, w.opt.NodeArgs...)
+	if w.Spec.nodePool() {
+		args = append(args, "--service-addresses", h.V4.String(), "--dns-listen", fmt.Sprintf(":%d", PortDNS))
+	}
 	return w.process(name, "nearcast-edge", fmt.Sprintf("127.0.0.1:%d", portMetrics), args...)
 }
 

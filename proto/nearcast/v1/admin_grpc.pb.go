@@ -60,6 +60,15 @@ const (
 	AdminService_CreateRegion_FullMethodName        = "/nearcast.v1.AdminService/CreateRegion"
 	AdminService_ListRegions_FullMethodName         = "/nearcast.v1.AdminService/ListRegions"
 	AdminService_DeleteRegion_FullMethodName        = "/nearcast.v1.AdminService/DeleteRegion"
+	AdminService_CreateZone_FullMethodName          = "/nearcast.v1.AdminService/CreateZone"
+	AdminService_GetZone_FullMethodName             = "/nearcast.v1.AdminService/GetZone"
+	AdminService_ListZones_FullMethodName           = "/nearcast.v1.AdminService/ListZones"
+	AdminService_UpdateZone_FullMethodName          = "/nearcast.v1.AdminService/UpdateZone"
+	AdminService_DeleteZone_FullMethodName          = "/nearcast.v1.AdminService/DeleteZone"
+	AdminService_RollZoneKey_FullMethodName         = "/nearcast.v1.AdminService/RollZoneKey"
+	AdminService_GetSteering_FullMethodName         = "/nearcast.v1.AdminService/GetSteering"
+	AdminService_UpdateSteering_FullMethodName      = "/nearcast.v1.AdminService/UpdateSteering"
+	AdminService_ExplainSteer_FullMethodName        = "/nearcast.v1.AdminService/ExplainSteer"
 	AdminService_GetNode_FullMethodName             = "/nearcast.v1.AdminService/GetNode"
 	AdminService_ListNodes_FullMethodName           = "/nearcast.v1.AdminService/ListNodes"
 	AdminService_UpdateNode_FullMethodName          = "/nearcast.v1.AdminService/UpdateNode"
@@ -145,6 +154,17 @@ type AdminServiceClient interface {
 	CreateRegion(ctx context.Context, in *CreateRegionRequest, opts ...grpc.CallOption) (*Region, error)
 	ListRegions(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListRegionsResponse, error)
 	DeleteRegion(ctx context.Context, in *DeleteRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	CreateZone(ctx context.Context, in *CreateZoneRequest, opts ...grpc.CallOption) (*Zone, error)
+	GetZone(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*Zone, error)
+	ListZones(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListZonesResponse, error)
+	UpdateZone(ctx context.Context, in *UpdateZoneRequest, opts ...grpc.CallOption) (*Zone, error)
+	DeleteZone(ctx context.Context, in *DeleteRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// RollZoneKey takes one step of a key's rollover. FAILED_PRECONDITION before it is safe.
+	RollZoneKey(ctx context.Context, in *RollZoneKeyRequest, opts ...grpc.CallOption) (*Zone, error)
+	GetSteering(ctx context.Context, in *emptypb.Empty, opts ...grpc.CallOption) (*Steering, error)
+	UpdateSteering(ctx context.Context, in *UpdateSteeringRequest, opts ...grpc.CallOption) (*Steering, error)
+	// ExplainSteer asks the nodes themselves. UNAVAILABLE: no edge is connected to this controller.
+	ExplainSteer(ctx context.Context, in *ExplainSteerRequest, opts ...grpc.CallOption) (*ExplainSteerResponse, error)
 	GetNode(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*Node, error)
 	ListNodes(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListNodesResponse, error)
 	UpdateNode(ctx context.Context, in *UpdateNodeRequest, opts ...grpc.CallOption) (*Node, error)
@@ -555,6 +575,96 @@ func (c *adminServiceClient) DeleteRegion(ctx context.Context, in *DeleteRequest
 	return out, nil
 }
 
+func (c *adminServiceClient) CreateZone(ctx context.Context, in *CreateZoneRequest, opts ...grpc.CallOption) (*Zone, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Zone)
+	err := c.cc.Invoke(ctx, AdminService_CreateZone_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) GetZone(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*Zone, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Zone)
+	err := c.cc.Invoke(ctx, AdminService_GetZone_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) ListZones(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListZonesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListZonesResponse)
+	err := c.cc.Invoke(ctx, AdminService_ListZones_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) UpdateZone(ctx context.Context, in *UpdateZoneRequest, opts ...grpc.CallOption) (*Zone, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Zone)
+	err := c.cc.Invoke(ctx, AdminService_UpdateZone_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) DeleteZone(ctx context.Context, in *DeleteRequest, opts ...grpc.CallOption) (*emptypb.Empty, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(emptypb.Empty)
+	err := c.cc.Invoke(ctx, AdminService_DeleteZone_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) RollZoneKey(ctx context.Context, in *RollZoneKeyRequest, opts ...grpc.CallOption) (*Zone, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Zone)
+	err := c.cc.Invoke(ctx, AdminService_RollZoneKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) GetSteering(ctx context.Context, in *emptypb.Empty, opts ...grpc.CallOption) (*Steering, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Steering)
+	err := c.cc.Invoke(ctx, AdminService_GetSteering_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) UpdateSteering(ctx context.Context, in *UpdateSteeringRequest, opts ...grpc.CallOption) (*Steering, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Steering)
+	err := c.cc.Invoke(ctx, AdminService_UpdateSteering_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) ExplainSteer(ctx context.Context, in *ExplainSteerRequest, opts ...grpc.CallOption) (*ExplainSteerResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExplainSteerResponse)
+	err := c.cc.Invoke(ctx, AdminService_ExplainSteer_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminServiceClient) GetNode(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*Node, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Node)
@@ -917,6 +1027,17 @@ type AdminServiceServer interface {
 	CreateRegion(context.Context, *CreateRegionRequest) (*Region, error)
 	ListRegions(context.Context, *ListRequest) (*ListRegionsResponse, error)
 	DeleteRegion(context.Context, *DeleteRequest) (*emptypb.Empty, error)
+	CreateZone(context.Context, *CreateZoneRequest) (*Zone, error)
+	GetZone(context.Context, *GetRequest) (*Zone, error)
+	ListZones(context.Context, *ListRequest) (*ListZonesResponse, error)
+	UpdateZone(context.Context, *UpdateZoneRequest) (*Zone, error)
+	DeleteZone(context.Context, *DeleteRequest) (*emptypb.Empty, error)
+	// RollZoneKey takes one step of a key's rollover. FAILED_PRECONDITION before it is safe.
+	RollZoneKey(context.Context, *RollZoneKeyRequest) (*Zone, error)
+	GetSteering(context.Context, *emptypb.Empty) (*Steering, error)
+	UpdateSteering(context.Context, *UpdateSteeringRequest) (*Steering, error)
+	// ExplainSteer asks the nodes themselves. UNAVAILABLE: no edge is connected to this controller.
+	ExplainSteer(context.Context, *ExplainSteerRequest) (*ExplainSteerResponse, error)
 	GetNode(context.Context, *GetRequest) (*Node, error)
 	ListNodes(context.Context, *ListRequest) (*ListNodesResponse, error)
 	UpdateNode(context.Context, *UpdateNodeRequest) (*Node, error)
@@ -1074,6 +1195,33 @@ func (UnimplementedAdminServiceServer) ListRegions(context.Context, *ListRequest
 }
 func (UnimplementedAdminServiceServer) DeleteRegion(context.Context, *DeleteRequest) (*emptypb.Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteRegion not implemented")
+}
+func (UnimplementedAdminServiceServer) CreateZone(context.Context, *CreateZoneRequest) (*Zone, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateZone not implemented")
+}
+func (UnimplementedAdminServiceServer) GetZone(context.Context, *GetRequest) (*Zone, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetZone not implemented")
+}
+func (UnimplementedAdminServiceServer) ListZones(context.Context, *ListRequest) (*ListZonesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListZones not implemented")
+}
+func (UnimplementedAdminServiceServer) UpdateZone(context.Context, *UpdateZoneRequest) (*Zone, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateZone not implemented")
+}
+func (UnimplementedAdminServiceServer) DeleteZone(context.Context, *DeleteRequest) (*emptypb.Empty, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteZone not implemented")
+}
+func (UnimplementedAdminServiceServer) RollZoneKey(context.Context, *RollZoneKeyRequest) (*Zone, error) {
+	return nil, status.Error(codes.Unimplemented, "method RollZoneKey not implemented")
+}
+func (UnimplementedAdminServiceServer) GetSteering(context.Context, *emptypb.Empty) (*Steering, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetSteering not implemented")
+}
+func (UnimplementedAdminServiceServer) UpdateSteering(context.Context, *UpdateSteeringRequest) (*Steering, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateSteering not implemented")
+}
+func (UnimplementedAdminServiceServer) ExplainSteer(context.Context, *ExplainSteerRequest) (*ExplainSteerResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExplainSteer not implemented")
 }
 func (UnimplementedAdminServiceServer) GetNode(context.Context, *GetRequest) (*Node, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetNode not implemented")
@@ -1837,6 +1985,168 @@ func _AdminService_DeleteRegion_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_CreateZone_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateZoneRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).CreateZone(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_CreateZone_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).CreateZone(ctx, req.(*CreateZoneRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_GetZone_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).GetZone(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_GetZone_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).GetZone(ctx, req.(*GetRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_ListZones_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ListZones(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ListZones_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ListZones(ctx, req.(*ListRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_UpdateZone_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateZoneRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).UpdateZone(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_UpdateZone_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).UpdateZone(ctx, req.(*UpdateZoneRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_DeleteZone_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).DeleteZone(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_DeleteZone_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).DeleteZone(ctx, req.(*DeleteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_RollZoneKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RollZoneKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).RollZoneKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_RollZoneKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).RollZoneKey(ctx, req.(*RollZoneKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_GetSteering_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(emptypb.Empty)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).GetSteering(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_GetSteering_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).GetSteering(ctx, req.(*emptypb.Empty))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_UpdateSteering_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateSteeringRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).UpdateSteering(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_UpdateSteering_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).UpdateSteering(ctx, req.(*UpdateSteeringRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_ExplainSteer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExplainSteerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ExplainSteer(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ExplainSteer_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ExplainSteer(ctx, req.(*ExplainSteerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AdminService_GetNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetRequest)
 	if err := dec(in); err != nil {
@@ -2545,6 +2855,42 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteRegion",
 			Handler:    _AdminService_DeleteRegion_Handler,
+		},
+		{
+			MethodName: "CreateZone",
+			Handler:    _AdminService_CreateZone_Handler,
+		},
+		{
+			MethodName: "GetZone",
+			Handler:    _AdminService_GetZone_Handler,
+		},
+		{
+			MethodName: "ListZones",
+			Handler:    _AdminService_ListZones_Handler,
+		},
+		{
+			MethodName: "UpdateZone",
+			Handler:    _AdminService_UpdateZone_Handler,
+		},
+		{
+			MethodName: "DeleteZone",
+			Handler:    _AdminService_DeleteZone_Handler,
+		},
+		{
+			MethodName: "RollZoneKey",
+			Handler:    _AdminService_RollZoneKey_Handler,
+		},
+		{
+			MethodName: "GetSteering",
+			Handler:    _AdminService_GetSteering_Handler,
+		},
+		{
+			MethodName: "UpdateSteering",
+			Handler:    _AdminService_UpdateSteering_Handler,
+		},
+		{
+			MethodName: "ExplainSteer",
+			Handler:    _AdminService_ExplainSteer_Handler,
 		},
 		{
 			MethodName: "GetNode",

@@ -271,6 +271,8 @@ type NodeMessage struct {
 	//	*NodeMessage_Notes
 	//	*NodeMessage_Announce
 	//	*NodeMessage_Traffic
+	//	*NodeMessage_Clients
+	//	*NodeMessage_Explained
 	Body          isNodeMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -376,6 +378,24 @@ func (x *NodeMessage) GetTraffic() *TrafficReport {
 	return nil
 }
 
+func (x *NodeMessage) GetClients() *ClientNetworks {
+	if x != nil {
+		if x, ok := x.Body.(*NodeMessage_Clients); ok {
+			return x.Clients
+		}
+	}
+	return nil
+}
+
+func (x *NodeMessage) GetExplained() *ExplainReply {
+	if x != nil {
+		if x, ok := x.Body.(*NodeMessage_Explained); ok {
+			return x.Explained
+		}
+	}
+	return nil
+}
+
 type isNodeMessage_Body interface {
 	isNodeMessage_Body()
 }
@@ -408,6 +428,14 @@ type NodeMessage_Traffic struct {
 	Traffic *TrafficReport `protobuf:"bytes,85,opt,name=traffic,proto3,oneof"`
 }
 
+type NodeMessage_Clients struct {
+	Clients *ClientNetworks `protobuf:"bytes,60,opt,name=clients,proto3,oneof"` // measured here, since the last report of them
+}
+
+type NodeMessage_Explained struct {
+	Explained *ExplainReply `protobuf:"bytes,61,opt,name=explained,proto3,oneof"`
+}
+
 func (*NodeMessage_Hello) isNodeMessage_Body() {}
 
 func (*NodeMessage_Ack) isNodeMessage_Body() {}
@@ -421,6 +449,10 @@ func (*NodeMessage_Notes) isNodeMessage_Body() {}
 func (*NodeMessage_Announce) isNodeMessage_Body() {}
 
 func (*NodeMessage_Traffic) isNodeMessage_Body() {}
+
+func (*NodeMessage_Clients) isNodeMessage_Body() {}
+
+func (*NodeMessage_Explained) isNodeMessage_Body() {}
 
 // Hello begins a Sync stream.
 type Hello struct {
@@ -891,6 +923,8 @@ type ControllerMessage struct {
 	//	*ControllerMessage_Snapshot
 	//	*ControllerMessage_Compare
 	//	*ControllerMessage_TrafficAck
+	//	*ControllerMessage_Clients
+	//	*ControllerMessage_Explain
 	Body          isControllerMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -969,6 +1003,24 @@ func (x *ControllerMessage) GetTrafficAck() *TrafficAck {
 	return nil
 }
 
+func (x *ControllerMessage) GetClients() *ClientNetworks {
+	if x != nil {
+		if x, ok := x.Body.(*ControllerMessage_Clients); ok {
+			return x.Clients
+		}
+	}
+	return nil
+}
+
+func (x *ControllerMessage) GetExplain() *ExplainCall {
+	if x != nil {
+		if x, ok := x.Body.(*ControllerMessage_Explain); ok {
+			return x.Explain
+		}
+	}
+	return nil
+}
+
 type isControllerMessage_Body interface {
 	isControllerMessage_Body()
 }
@@ -989,6 +1041,14 @@ type ControllerMessage_TrafficAck struct {
 	TrafficAck *TrafficAck `protobuf:"bytes,85,opt,name=traffic_ack,json=trafficAck,proto3,oneof"`
 }
 
+type ControllerMessage_Clients struct {
+	Clients *ClientNetworks `protobuf:"bytes,60,opt,name=clients,proto3,oneof"` // measured by the whole fleet: replaces what was told before
+}
+
+type ControllerMessage_Explain struct {
+	Explain *ExplainCall `protobuf:"bytes,61,opt,name=explain,proto3,oneof"`
+}
+
 func (*ControllerMessage_Welcome) isControllerMessage_Body() {}
 
 func (*ControllerMessage_Snapshot) isControllerMessage_Body() {}
@@ -996,6 +1056,10 @@ func (*ControllerMessage_Snapshot) isControllerMessage_Body() {}
 func (*ControllerMessage_Compare) isControllerMessage_Body() {}
 
 func (*ControllerMessage_TrafficAck) isControllerMessage_Body() {}
+
+func (*ControllerMessage_Clients) isControllerMessage_Body() {}
+
+func (*ControllerMessage_Explain) isControllerMessage_Body() {}
 
 // Welcome answers Hello.
 type Welcome struct {
@@ -1194,8 +1258,13 @@ type Snapshot struct {
 	AnnounceFloor         uint32                `protobuf:"varint,52,opt,name=announce_floor,json=announceFloor,proto3" json:"announce_floor,omitempty"`                          // see Settings; 0: 1
 	Subnets               []*Subnet             `protobuf:"bytes,70,rep,name=subnets,proto3" json:"subnets,omitempty"`
 	CustomRoutingGroups   []*CustomRoutingGroup `protobuf:"bytes,71,rep,name=custom_routing_groups,json=customRoutingGroups,proto3" json:"custom_routing_groups,omitempty"`
-	unknownFields         protoimpl.UnknownFields
-	sizeCache             protoimpl.SizeCache
+	Zones                 []*Zone               `protobuf:"bytes,60,rep,name=zones,proto3" json:"zones,omitempty"` // with text and private keys
+	Steering              *Steering             `protobuf:"bytes,61,opt,name=steering,proto3" json:"steering,omitempty"`
+	DnsSuffix             string                `protobuf:"bytes,62,opt,name=dns_suffix,json=dnsSuffix,proto3" json:"dns_suffix,omitempty"` // see Settings
+	// Secrets of DNS cookies, 16 bytes each (RFC 9018): the first one makes cookies, all are taken.
+	CookieSecrets [][]byte `protobuf:"bytes,63,rep,name=cookie_secrets,json=cookieSecrets,proto3" json:"cookie_secrets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Snapshot) Reset() {
@@ -1347,11 +1416,39 @@ func (x *Snapshot) GetCustomRoutingGroups() []*CustomRoutingGroup {
 	return nil
 }
 
+func (x *Snapshot) GetZones() []*Zone {
+	if x != nil {
+		return x.Zones
+	}
+	return nil
+}
+
+func (x *Snapshot) GetSteering() *Steering {
+	if x != nil {
+		return x.Steering
+	}
+	return nil
+}
+
+func (x *Snapshot) GetDnsSuffix() string {
+	if x != nil {
+		return x.DnsSuffix
+	}
+	return ""
+}
+
+func (x *Snapshot) GetCookieSecrets() [][]byte {
+	if x != nil {
+		return x.CookieSecrets
+	}
+	return nil
+}
+
 var File_nearcast_v1_node_proto protoreflect.FileDescriptor
 
 const file_nearcast_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x16nearcast/v1/node.proto\x12\vnearcast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1anearcast/v1/announce.proto\x1a\x1fnearcast/v1/customrouting.proto\x1a\x1bnearcast/v1/resources.proto\x1a\x19nearcast/v1/traffic.proto\"}\n" +
+	"\x16nearcast/v1/node.proto\x12\vnearcast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1anearcast/v1/announce.proto\x1a\x1fnearcast/v1/customrouting.proto\x1a\x15nearcast/v1/dns.proto\x1a\x1bnearcast/v1/resources.proto\x1a\x19nearcast/v1/traffic.proto\"}\n" +
 	"\rEnrollRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12/\n" +
 	"\x13certificate_request\x18\x02 \x01(\fR\x12certificateRequest\x12%\n" +
@@ -1366,7 +1463,7 @@ const file_nearcast_v1_node_proto_rawDesc = "" +
 	"\x13certificate_request\x18\x01 \x01(\fR\x12certificateRequest\"Z\n" +
 	"\rRenewResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12'\n" +
-	"\x0fca_certificates\x18\x02 \x03(\fR\x0ecaCertificates\"\xf8\x02\n" +
+	"\x0fca_certificates\x18\x02 \x03(\fR\x0ecaCertificates\"\xec\x03\n" +
 	"\vNodeMessage\x12*\n" +
 	"\x05hello\x18\x01 \x01(\v2\x12.nearcast.v1.HelloH\x00R\x05hello\x12,\n" +
 	"\x03ack\x18\x02 \x01(\v2\x18.nearcast.v1.SnapshotAckH\x00R\x03ack\x123\n" +
@@ -1374,7 +1471,9 @@ const file_nearcast_v1_node_proto_rawDesc = "" +
 	"\x05paths\x18\x04 \x01(\v2\x17.nearcast.v1.PathReportH\x00R\x05paths\x12.\n" +
 	"\x05notes\x18\x05 \x01(\v2\x16.nearcast.v1.NodeNotesH\x00R\x05notes\x129\n" +
 	"\bannounce\x182 \x01(\v2\x1b.nearcast.v1.AnnounceReportH\x00R\bannounce\x126\n" +
-	"\atraffic\x18U \x01(\v2\x1a.nearcast.v1.TrafficReportH\x00R\atrafficB\x06\n" +
+	"\atraffic\x18U \x01(\v2\x1a.nearcast.v1.TrafficReportH\x00R\atraffic\x127\n" +
+	"\aclients\x18< \x01(\v2\x1b.nearcast.v1.ClientNetworksH\x00R\aclients\x129\n" +
+	"\texplained\x18= \x01(\v2\x19.nearcast.v1.ExplainReplyH\x00R\texplainedB\x06\n" +
 	"\x04body\"\xb2\x01\n" +
 	"\x05Hello\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x1a\n" +
@@ -1411,13 +1510,15 @@ const file_nearcast_v1_node_proto_rawDesc = "" +
 	"\x03udp\x18\x05 \x01(\bR\x03udp\x12\x0e\n" +
 	"\x02up\x18\x06 \x01(\bR\x02up\"!\n" +
 	"\tNodeNotes\x12\x14\n" +
-	"\x05notes\x18\x01 \x03(\tR\x05notes\"\xf6\x01\n" +
+	"\x05notes\x18\x01 \x03(\tR\x05notes\"\xe5\x02\n" +
 	"\x11ControllerMessage\x120\n" +
 	"\awelcome\x18\x01 \x01(\v2\x14.nearcast.v1.WelcomeH\x00R\awelcome\x129\n" +
 	"\bsnapshot\x18\x02 \x01(\v2\x1b.nearcast.v1.SnapshotUpdateH\x00R\bsnapshot\x120\n" +
 	"\acompare\x18\x03 \x01(\v2\x14.nearcast.v1.CompareH\x00R\acompare\x12:\n" +
 	"\vtraffic_ack\x18U \x01(\v2\x17.nearcast.v1.TrafficAckH\x00R\n" +
-	"trafficAckB\x06\n" +
+	"trafficAck\x127\n" +
+	"\aclients\x18< \x01(\v2\x1b.nearcast.v1.ClientNetworksH\x00R\aclients\x124\n" +
+	"\aexplain\x18= \x01(\v2\x18.nearcast.v1.ExplainCallH\x00R\aexplainB\x06\n" +
 	"\x04body\"y\n" +
 	"\aWelcome\x12#\n" +
 	"\rcontroller_id\x18\x01 \x01(\tR\fcontrollerId\x12 \n" +
@@ -1429,7 +1530,7 @@ const file_nearcast_v1_node_proto_rawDesc = "" +
 	"\brevision\x18\x03 \x01(\x04R\brevision\"9\n" +
 	"\aCompare\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x12\n" +
-	"\x04hash\x18\x02 \x01(\fR\x04hash\"\x91\x06\n" +
+	"\x04hash\x18\x02 \x01(\fR\x04hash\"\xb3\a\n" +
 	"\bSnapshot\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12<\n" +
@@ -1449,7 +1550,12 @@ const file_nearcast_v1_node_proto_rawDesc = "" +
 	"\x13announce_aggregates\x183 \x03(\tR\x12announceAggregates\x12%\n" +
 	"\x0eannounce_floor\x184 \x01(\rR\rannounceFloor\x12-\n" +
 	"\asubnets\x18F \x03(\v2\x13.nearcast.v1.SubnetR\asubnets\x12S\n" +
-	"\x15custom_routing_groups\x18G \x03(\v2\x1f.nearcast.v1.CustomRoutingGroupR\x13customRoutingGroups2R\n" +
+	"\x15custom_routing_groups\x18G \x03(\v2\x1f.nearcast.v1.CustomRoutingGroupR\x13customRoutingGroups\x12'\n" +
+	"\x05zones\x18< \x03(\v2\x11.nearcast.v1.ZoneR\x05zones\x121\n" +
+	"\bsteering\x18= \x01(\v2\x15.nearcast.v1.SteeringR\bsteering\x12\x1d\n" +
+	"\n" +
+	"dns_suffix\x18> \x01(\tR\tdnsSuffix\x12%\n" +
+	"\x0ecookie_secrets\x18? \x03(\fR\rcookieSecrets2R\n" +
 	"\rEnrollService\x12A\n" +
 	"\x06Enroll\x12\x1a.nearcast.v1.EnrollRequest\x1a\x1b.nearcast.v1.EnrollResponse2\x93\x01\n" +
 	"\vNodeService\x12>\n" +
@@ -1490,20 +1596,25 @@ var file_nearcast_v1_node_proto_goTypes = []any{
 	(*Node)(nil),                  // 17: nearcast.v1.Node
 	(*AnnounceReport)(nil),        // 18: nearcast.v1.AnnounceReport
 	(*TrafficReport)(nil),         // 19: nearcast.v1.TrafficReport
-	(*Rejection)(nil),             // 20: nearcast.v1.Rejection
-	(HealthState)(0),              // 21: nearcast.v1.HealthState
-	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 23: google.protobuf.Duration
-	(*TrafficAck)(nil),            // 24: nearcast.v1.TrafficAck
-	(*Accelerator)(nil),           // 25: nearcast.v1.Accelerator
-	(*Listener)(nil),              // 26: nearcast.v1.Listener
-	(*EndpointGroup)(nil),         // 27: nearcast.v1.EndpointGroup
-	(*Pool)(nil),                  // 28: nearcast.v1.Pool
-	(*Region)(nil),                // 29: nearcast.v1.Region
-	(*Site)(nil),                  // 30: nearcast.v1.Site
-	(*BgpPeer)(nil),               // 31: nearcast.v1.BgpPeer
-	(*Subnet)(nil),                // 32: nearcast.v1.Subnet
-	(*CustomRoutingGroup)(nil),    // 33: nearcast.v1.CustomRoutingGroup
+	(*ClientNetworks)(nil),        // 20: nearcast.v1.ClientNetworks
+	(*ExplainReply)(nil),          // 21: nearcast.v1.ExplainReply
+	(*Rejection)(nil),             // 22: nearcast.v1.Rejection
+	(HealthState)(0),              // 23: nearcast.v1.HealthState
+	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 25: google.protobuf.Duration
+	(*TrafficAck)(nil),            // 26: nearcast.v1.TrafficAck
+	(*ExplainCall)(nil),           // 27: nearcast.v1.ExplainCall
+	(*Accelerator)(nil),           // 28: nearcast.v1.Accelerator
+	(*Listener)(nil),              // 29: nearcast.v1.Listener
+	(*EndpointGroup)(nil),         // 30: nearcast.v1.EndpointGroup
+	(*Pool)(nil),                  // 31: nearcast.v1.Pool
+	(*Region)(nil),                // 32: nearcast.v1.Region
+	(*Site)(nil),                  // 33: nearcast.v1.Site
+	(*BgpPeer)(nil),               // 34: nearcast.v1.BgpPeer
+	(*Subnet)(nil),                // 35: nearcast.v1.Subnet
+	(*CustomRoutingGroup)(nil),    // 36: nearcast.v1.CustomRoutingGroup
+	(*Zone)(nil),                  // 37: nearcast.v1.Zone
+	(*Steering)(nil),              // 38: nearcast.v1.Steering
 }
 var file_nearcast_v1_node_proto_depIdxs = []int32{
 	17, // 0: nearcast.v1.EnrollRequest.node:type_name -> nearcast.v1.Node
@@ -1514,39 +1625,45 @@ var file_nearcast_v1_node_proto_depIdxs = []int32{
 	11, // 5: nearcast.v1.NodeMessage.notes:type_name -> nearcast.v1.NodeNotes
 	18, // 6: nearcast.v1.NodeMessage.announce:type_name -> nearcast.v1.AnnounceReport
 	19, // 7: nearcast.v1.NodeMessage.traffic:type_name -> nearcast.v1.TrafficReport
-	17, // 8: nearcast.v1.Hello.node:type_name -> nearcast.v1.Node
-	20, // 9: nearcast.v1.SnapshotAck.rejections:type_name -> nearcast.v1.Rejection
-	8,  // 10: nearcast.v1.HealthReport.endpoints:type_name -> nearcast.v1.EndpointHealth
-	21, // 11: nearcast.v1.EndpointHealth.state:type_name -> nearcast.v1.HealthState
-	22, // 12: nearcast.v1.EndpointHealth.since:type_name -> google.protobuf.Timestamp
-	23, // 13: nearcast.v1.EndpointHealth.latency:type_name -> google.protobuf.Duration
-	10, // 14: nearcast.v1.PathReport.paths:type_name -> nearcast.v1.Path
-	23, // 15: nearcast.v1.Path.rtt:type_name -> google.protobuf.Duration
-	13, // 16: nearcast.v1.ControllerMessage.welcome:type_name -> nearcast.v1.Welcome
-	14, // 17: nearcast.v1.ControllerMessage.snapshot:type_name -> nearcast.v1.SnapshotUpdate
-	15, // 18: nearcast.v1.ControllerMessage.compare:type_name -> nearcast.v1.Compare
-	24, // 19: nearcast.v1.ControllerMessage.traffic_ack:type_name -> nearcast.v1.TrafficAck
-	25, // 20: nearcast.v1.Snapshot.accelerators:type_name -> nearcast.v1.Accelerator
-	26, // 21: nearcast.v1.Snapshot.listeners:type_name -> nearcast.v1.Listener
-	27, // 22: nearcast.v1.Snapshot.groups:type_name -> nearcast.v1.EndpointGroup
-	28, // 23: nearcast.v1.Snapshot.pools:type_name -> nearcast.v1.Pool
-	29, // 24: nearcast.v1.Snapshot.regions:type_name -> nearcast.v1.Region
-	30, // 25: nearcast.v1.Snapshot.sites:type_name -> nearcast.v1.Site
-	17, // 26: nearcast.v1.Snapshot.nodes:type_name -> nearcast.v1.Node
-	31, // 27: nearcast.v1.Snapshot.bgp_peers:type_name -> nearcast.v1.BgpPeer
-	32, // 28: nearcast.v1.Snapshot.subnets:type_name -> nearcast.v1.Subnet
-	33, // 29: nearcast.v1.Snapshot.custom_routing_groups:type_name -> nearcast.v1.CustomRoutingGroup
-	0,  // 30: nearcast.v1.EnrollService.Enroll:input_type -> nearcast.v1.EnrollRequest
-	2,  // 31: nearcast.v1.NodeService.Renew:input_type -> nearcast.v1.RenewRequest
-	4,  // 32: nearcast.v1.NodeService.Sync:input_type -> nearcast.v1.NodeMessage
-	1,  // 33: nearcast.v1.EnrollService.Enroll:output_type -> nearcast.v1.EnrollResponse
-	3,  // 34: nearcast.v1.NodeService.Renew:output_type -> nearcast.v1.RenewResponse
-	12, // 35: nearcast.v1.NodeService.Sync:output_type -> nearcast.v1.ControllerMessage
-	33, // [33:36] is the sub-list for method output_type
-	30, // [30:33] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	20, // 8: nearcast.v1.NodeMessage.clients:type_name -> nearcast.v1.ClientNetworks
+	21, // 9: nearcast.v1.NodeMessage.explained:type_name -> nearcast.v1.ExplainReply
+	17, // 10: nearcast.v1.Hello.node:type_name -> nearcast.v1.Node
+	22, // 11: nearcast.v1.SnapshotAck.rejections:type_name -> nearcast.v1.Rejection
+	8,  // 12: nearcast.v1.HealthReport.endpoints:type_name -> nearcast.v1.EndpointHealth
+	23, // 13: nearcast.v1.EndpointHealth.state:type_name -> nearcast.v1.HealthState
+	24, // 14: nearcast.v1.EndpointHealth.since:type_name -> google.protobuf.Timestamp
+	25, // 15: nearcast.v1.EndpointHealth.latency:type_name -> google.protobuf.Duration
+	10, // 16: nearcast.v1.PathReport.paths:type_name -> nearcast.v1.Path
+	25, // 17: nearcast.v1.Path.rtt:type_name -> google.protobuf.Duration
+	13, // 18: nearcast.v1.ControllerMessage.welcome:type_name -> nearcast.v1.Welcome
+	14, // 19: nearcast.v1.ControllerMessage.snapshot:type_name -> nearcast.v1.SnapshotUpdate
+	15, // 20: nearcast.v1.ControllerMessage.compare:type_name -> nearcast.v1.Compare
+	26, // 21: nearcast.v1.ControllerMessage.traffic_ack:type_name -> nearcast.v1.TrafficAck
+	20, // 22: nearcast.v1.ControllerMessage.clients:type_name -> nearcast.v1.ClientNetworks
+	27, // 23: nearcast.v1.ControllerMessage.explain:type_name -> nearcast.v1.ExplainCall
+	28, // 24: nearcast.v1.Snapshot.accelerators:type_name -> nearcast.v1.Accelerator
+	29, // 25: nearcast.v1.Snapshot.listeners:type_name -> nearcast.v1.Listener
+	30, // 26: nearcast.v1.Snapshot.groups:type_name -> nearcast.v1.EndpointGroup
+	31, // 27: nearcast.v1.Snapshot.pools:type_name -> nearcast.v1.Pool
+	32, // 28: nearcast.v1.Snapshot.regions:type_name -> nearcast.v1.Region
+	33, // 29: nearcast.v1.Snapshot.sites:type_name -> nearcast.v1.Site
+	17, // 30: nearcast.v1.Snapshot.nodes:type_name -> nearcast.v1.Node
+	34, // 31: nearcast.v1.Snapshot.bgp_peers:type_name -> nearcast.v1.BgpPeer
+	35, // 32: nearcast.v1.Snapshot.subnets:type_name -> nearcast.v1.Subnet
+	36, // 33: nearcast.v1.Snapshot.custom_routing_groups:type_name -> nearcast.v1.CustomRoutingGroup
+	37, // 34: nearcast.v1.Snapshot.zones:type_name -> nearcast.v1.Zone
+	38, // 35: nearcast.v1.Snapshot.steering:type_name -> nearcast.v1.Steering
+	0,  // 36: nearcast.v1.EnrollService.Enroll:input_type -> nearcast.v1.EnrollRequest
+	2,  // 37: nearcast.v1.NodeService.Renew:input_type -> nearcast.v1.RenewRequest
+	4,  // 38: nearcast.v1.NodeService.Sync:input_type -> nearcast.v1.NodeMessage
+	1,  // 39: nearcast.v1.EnrollService.Enroll:output_type -> nearcast.v1.EnrollResponse
+	3,  // 40: nearcast.v1.NodeService.Renew:output_type -> nearcast.v1.RenewResponse
+	12, // 41: nearcast.v1.NodeService.Sync:output_type -> nearcast.v1.ControllerMessage
+	39, // [39:42] is the sub-list for method output_type
+	36, // [36:39] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_nearcast_v1_node_proto_init() }
@@ -1556,6 +1673,7 @@ func file_nearcast_v1_node_proto_init() {
 	}
 	file_nearcast_v1_announce_proto_init()
 	file_nearcast_v1_customrouting_proto_init()
+	file_nearcast_v1_dns_proto_init()
 	file_nearcast_v1_resources_proto_init()
 	file_nearcast_v1_traffic_proto_init()
 	file_nearcast_v1_node_proto_msgTypes[4].OneofWrappers = []any{
@@ -1566,12 +1684,16 @@ func file_nearcast_v1_node_proto_init() {
 		(*NodeMessage_Notes)(nil),
 		(*NodeMessage_Announce)(nil),
 		(*NodeMessage_Traffic)(nil),
+		(*NodeMessage_Clients)(nil),
+		(*NodeMessage_Explained)(nil),
 	}
 	file_nearcast_v1_node_proto_msgTypes[12].OneofWrappers = []any{
 		(*ControllerMessage_Welcome)(nil),
 		(*ControllerMessage_Snapshot)(nil),
 		(*ControllerMessage_Compare)(nil),
 		(*ControllerMessage_TrafficAck)(nil),
+		(*ControllerMessage_Clients)(nil),
+		(*ControllerMessage_Explain)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

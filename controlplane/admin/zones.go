@@ -1,0 +1,84 @@
+package admin
+
+import (
+	"context"
+
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	"github.com/nearcast/nearcast/controlplane/access"
+	"github.com/nearcast/nearcast/controlplane/catalog"
+	"github.com/nearcast/nearcast/proto/model"
+	v1 "github.com/nearcast/nearcast/proto/nearcast/v1"
+	"github.com/nearcast/nearcast/proto/zonefile"
+)
+
+// zone returns a zone as operators see it: without private keys, with the records for the parent.
+func zone(z model.Zone) *v1.Zone {
+	z = z.Public()
+	for i, k := range z.Keys {
+		z.Keys[i].DS = zonefile.DS(z.Name, k).String()
+	}
+	return model.ZoneToProto(z)
+}
+
+func (s *service) CreateZone(ctx context.Context, req *v1.CreateZoneRequest) (*v1.Zone, error) {
+	z, err := model.ZoneFromProto(req.GetZone())
+	if err != nil {
+		return nil, err
+	}
+	return answer(zone)(s.cfg.Catalog.CreateZone(ctx, z, catalog.Options{}))
+}
+
+func (s *service) GetZone(ctx context.Context, req *v1.GetRequest) (*v1.Zone, error) {
+	return answer(zone)(s.cfg.Catalog.Zone(ctx, model.ZoneName(req.GetId())))
+}
+
+func (s *service) ListZones(ctx context.Context, req *v1.ListRequest) (*v1.ListZonesResponse, error) {
+	if err := noParent(req); err != nil {
+		return nil, err
+	}
+	short := func(z model.Zone) *v1.Zone {
+		z.Text = ""
+		return zone(z)
+	}
+	list, next, err := listed(ctx, req, short, s.cfg.Catalog.ListZones)
+	return &v1.ListZonesResponse{Zones: list, NextPageToken: next}, err
+}
+
+func (s *service) UpdateZone(ctx context.Context, req *v1.UpdateZoneRequest) (*v1.Zone, error) {
+	change, err := zones.change(req.GetZone(), req.GetUpdateMask())
+	if err != nil {
+		return nil, err
+	}
+	return answer(zone)(s.cfg.Catalog.UpdateZone(ctx, model.ZoneName(req.GetZone().GetName()), forced(req), change))
+}
+
+func (s *service) DeleteZone(ctx context.Context, req *v1.DeleteRequest) (*emptypb.Empty, error) {
+	return done(s.cfg.Catalog.DeleteZone(ctx, model.ZoneName(req.GetId()), expected(req)))
+}
+
+func (s *service) RollZoneKey(ctx context.Context, req *v1.RollZoneKeyRequest) (*v1.Zone, error) {
+	steps := map[v1.ZoneKeyStep]catalog.KeyStep{
+		v1.ZoneKeyStep_ZONE_KEY_STEP_PUBLISH:  catalog.KeyStepPublish,
+		v1.ZoneKeyStep_ZONE_KEY_STEP_ACTIVATE: catalog.KeyStepActivate,
+		v1.ZoneKeyStep_ZONE_KEY_STEP_REMOVE:   catalog.KeyStepRemove,
+	}
+	step, ok := steps[req.GetStep()]
+	if !ok {
+		return nil, access.Invalid("step", "is missing or unknown; use PUBLISH, ACTIVATE or REMOVE")
+	}
+	return answer(zone)(s.cfg.Catalog.RollZoneKey(ctx, model.ZoneName(req.GetName()), step,
+		catalog.Options{Force: req.GetForce()}))
+}
+
+func (s *service) GetSteering(ctx context.Context, _ *emptypb.Empty) (*v1.Steering, error) {
+	return answer(model.SteeringToProto)(s.cfg.Catalog.Steering(ctx))
+}
+
+func (s *service) UpdateSteering(ctx context.Context, req *v1.UpdateSteeringRequest) (*v1.Steering, error) {
+	change, err := steering.change(req.GetSteering(), req.GetUpdateMask())
+	if err != nil {
+		return nil, err
+	}
+	return answer(model.SteeringToProto)(s.cfg.Catalog.UpdateSteering(ctx, expected(req), change))
+}
