@@ -30,6 +30,8 @@ type Options struct {
 	// EndpointCongestion is the congestion control of the endpoints' sockets, by their number in the
 	// region; those beyond its end have cubic, as most servers do.
 	EndpointCongestion []string
+	// NodePools tells every node its own addresses, which accelerators on node pools are served at.
+	NodePools bool
 	// Bare leaves controllers and nodes out: only the network and the endpoints.
 	Bare bool
 }
@@ -371,6 +373,9 @@ func (w *World) NodeProcess(name, site string, roles []string, token string) *Pr
 	}, w.opt.NodeArgs...)
 	if w.Spec.nodePool() {
 		args = append(args, "--service-addresses", h.V4.String(), "--dns-listen", fmt.Sprintf(":%d", PortDNS))
+	}
+	if w.opt.NodePools {
+		args = append(args, "--service-addresses", h.V4.String()+","+h.V6.String())
 	}
 	return w.process(name, "nearcast-edge", fmt.Sprintf("127.0.0.1:%d", portMetrics), args...)
 }
