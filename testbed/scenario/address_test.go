@@ -131,7 +131,7 @@ func (a *addresses) proxyOut(t *testing.T) {
 	a.run(t, nil, "group", "create", "--listener", made.ID, "--region", "eu-fra-1", "--health-protocol", "http",
 		"--health-port", fmt.Sprint(load.PortHTTP), "--health-path", "/health", "--health-interval", "1s",
 		"--endpoint", a.endpoint.V4.String(), "--client-address", "proxy_v1",
-		"--port-override", fmt.Sprintf("%d:%d", portV1, witnessOther), "--wait")
+		"--port-override", fmt.Sprintf("%d:%d", portV1, witnessOther+1), "--wait")
 	a.use(t, a.endpoint.V4, "proxy_v2")
 	n := 0
 	for _, v6 := range []bool{false, true} {

@@ -44,6 +44,14 @@ func (d *deployment) diskFull(t *testing.T) {
 	if err := d.Settled(d.ctx); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, 30*time.Second, "the restarted edge serves every flow", func() error {
+		for range 20 {
+			if _, err := d.fetchFrom("jakarta"); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	fill(t, filepath.Join(dir, "filler"))
 	errorsBefore := metric(t, edge, "nearcast_agent_disk_errors_total")
 	as := d.steadyRate("jakarta", 25*time.Millisecond, func() {

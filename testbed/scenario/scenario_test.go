@@ -36,7 +36,9 @@ func raise(t *testing.T, name string, change func(*world.Spec), opt world.Option
 	if change != nil {
 		change(spec)
 	}
-	opt.Dir = t.TempDir()
+	if opt.Dir == "" {
+		opt.Dir = t.TempDir()
+	}
 	opt.Say = t.Logf
 	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
 	w, err := world.Raise(ctx, spec, opt)

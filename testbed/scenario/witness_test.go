@@ -19,7 +19,7 @@ const (
 	witnessPort     = 7100
 	witnessLast     = 7109
 	witnessOverride = 7108 // leads to witnessOther
-	witnessOther    = 7200 // which no listener has
+	witnessOther    = 7200 // which no listener has, nor the next one
 )
 
 // witness answers on an endpoint's machine with what it saw of a client: its address, and what came
@@ -28,7 +28,7 @@ func (d *deployment) witness(t *testing.T, host string) {
 	t.Helper()
 	var running sync.WaitGroup
 	t.Cleanup(running.Wait)
-	for _, port := range []uint16{witnessPort, witnessPort + 1, witnessOther} {
+	for _, port := range []uint16{witnessPort, witnessPort + 1, witnessOther, witnessOther + 1} {
 		l, err := d.NS(host).Listen(d.ctx, "tcp", netip.AddrPortFrom(netip.IPv6Unspecified(), port))
 		if err != nil {
 			t.Fatal(err)

@@ -1,9 +1,7 @@
 package world
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -239,17 +237,7 @@ func (w *World) startControllers(ctx context.Context) error {
 		}
 	}
 	for n := range w.Spec.Controllers.Count {
-		name := controllerName(n)
-		h := w.hosts[name]
-		args := []string{
-			"--cluster", w.Spec.Name, "--data-dir", filepath.Join(w.opt.Dir, name),
-			"--listen", fmt.Sprintf(":%d", portController),
-			"--advertise", netip.AddrPortFrom(h.V4, portController).String(),
-			"--metrics-listen", fmt.Sprintf("127.0.0.1:%d", portMetricsCtl),
-		}
-		args = append(args, w.clusterArgs(n)...)
-		args = append(args, w.opt.ControllerArgs...)
-		p := w.process(name, "nearcast-controller", fmt.Sprintf("127.0.0.1:%d", portMetricsCtl), args...)
+		p := w.ControllerProcess(controllerName(n), append(w.clusterArgs(n), w.opt.ControllerArgs...)...)
 		w.Controllers = append(w.Controllers, p)
 		if err := p.Start(); err != nil {
 			return err
@@ -396,41 +384,6 @@ func (w *World) JoinToken(ctx context.Context, site, node string, roles []string
 		return "", errors.New("the CLI made a join token without a secret")
 	}
 	return out.Secret, nil
-}
-
-// CLI runs the shipped CLI on the first controller's machine with the admin's context and returns
-// its standard output.
-func (w *World) CLI(ctx context.Context, args ...string) (string, error) {
-	return w.CLIVia(ctx, 0, args...)
-}
-
-// CLIVia is CLI through the n-th controller, counted from 0.
-func (w *World) CLIVia(ctx context.Context, n int, args ...string) (string, error) {
-	server := netip.AddrPortFrom(w.hosts[controllerName(n)].V4, portController).String()
-	args = append([]string{"--server", server}, args...)
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	cmd := w.Fabric.NS(controllerName(0)).Cmd(ctx, filepath.Join(w.opt.Bin, "nearcast"), args...)
-	cmd.Env = append(os.Environ(), "NEARCAST_CONTEXTS="+w.ContextFile())
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err := cmd.Run()
-	if err != nil {
-		err = fmt.Errorf("nearcast %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(stderr.String()))
-	}
-	return stdout.String(), err
-}
-
-// CLIJSON runs the CLI, whose arguments ask for JSON, and decodes what it prints into out.
-func (w *World) CLIJSON(ctx context.Context, out any, args ...string) error {
-	text, err := w.CLI(ctx, args...)
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal([]byte(text), out); err != nil {
-		return fmt.Errorf("nearcast %s printed no JSON: %w", strings.Join(args, " "), err)
-	}
-	return nil
 }
 
 // ContextFile is the path of the admin's CLI contexts. Of several controllers the one that made the
