@@ -162,7 +162,7 @@ func (n *Node) identify(ctx context.Context) (*identity.Credentials, error) {
 		Log: n.log.With("room", "agent"), Metrics: n.registry,
 		DataDir: n.cfg.DataDir, Controllers: n.cfg.Controllers, Token: n.cfg.JoinToken,
 		Node: n.cfg.node(at, gossip[0]), Version: n.cfg.Version, Crashed: n.cfg.Crashed,
-		Apply: n.apply, Health: n.health, Paths: n.paths, Notes: n.notes,
+		Apply: n.apply, Health: n.health, Paths: n.paths, Notes: n.notes, Explain: n.explain,
 	})
 	if err != nil {
 		return nil, err

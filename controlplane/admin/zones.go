@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"net/netip"
 
 	"google.golang.org/protobuf/types/known/emptypb"
 
@@ -81,4 +82,34 @@ func (s *service) UpdateSteering(ctx context.Context, req *v1.UpdateSteeringRequ
 		return nil, err
 	}
 	return answer(model.SteeringToProto)(s.cfg.Catalog.UpdateSteering(ctx, expected(req), change))
+}
+
+// ExplainSteer asks one edge for its DNS answer, and the edge that the answer leads to for its regions.
+func (s *service) ExplainSteer(ctx context.Context, req *v1.ExplainSteerRequest) (*v1.ExplainSteerResponse, error) {
+	for field, text := range map[string]string{"client": req.GetClient(), "resolver": req.GetResolver()} {
+		if _, err := netip.ParseAddr(text); err != nil && (text != "" || field == "client") {
+			return nil, access.Invalid(field, "must be an IP address")
+		}
+	}
+	var ask model.NodeID
+	if req.GetNode() != "" {
+		n, err := s.cfg.Catalog.Node(ctx, req.GetNode())
+		if err != nil {
+			return nil, err
+		}
+		ask = n.ID
+	}
+	r, err := s.cfg.Fleet.Explain(ctx, ask, req)
+	if err != nil || r.GetEdge() == "" {
+		return r, err
+	}
+	edge, err := s.cfg.Catalog.Node(ctx, r.GetEdge())
+	if err != nil {
+		return nil, err
+	}
+	// The edge's own view of the regions, where it is connected here; else that of the one that was asked.
+	if own, err := s.cfg.Fleet.Explain(ctx, edge.ID, req); err == nil {
+		r.Regions = own.GetRegions()
+	}
+	return r, nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/nearcast/nearcast/controlplane/enroll"
 	"github.com/nearcast/nearcast/controlplane/store"
 	"github.com/nearcast/nearcast/proto/model"
+	v1 "github.com/nearcast/nearcast/proto/nearcast/v1"
 )
 
 // Config of a Fleet. Store, Catalog, Authority and ID are needed; every other zero value is the default.
@@ -82,6 +83,8 @@ type Fleet struct {
 
 	mu       sync.Mutex
 	sessions map[model.NodeID]*session
+	asked    map[uint64]chan *v1.ExplainReply // who waits for which answer
+	lastCall uint64
 	stopping bool           // no session begins any more
 	streams  sync.WaitGroup // goroutines that read and write streams
 	stopped  chan struct{}  // closed when Run ends: all streams end
@@ -95,7 +98,7 @@ func New(cfg Config) (*Fleet, error) {
 	cfg = cfg.withDefaults()
 	f := &Fleet{
 		cfg: cfg, log: cfg.Log, triggers: make(chan struct{}, 1), mirror: newMirror(cfg.Log),
-		sessions: map[model.NodeID]*session{}, stopped: make(chan struct{}),
+		sessions: map[model.NodeID]*session{}, asked: map[uint64]chan *v1.ExplainReply{}, stopped: make(chan struct{}),
 	}
 	f.presence = newPresence(f)
 	f.published.Store(&Published{next: make(chan struct{})})

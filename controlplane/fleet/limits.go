@@ -50,3 +50,6 @@ const (
 	verdictOpsMax    = 100                    // writes a transaction
 	collectedAtOnce  = 100
 )
+
+// explainTimeout is how long a node may take to answer an operator's question.
+const explainTimeout = 5 * time.Second

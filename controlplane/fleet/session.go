@@ -35,6 +35,7 @@ type session struct {
 	traffic  chan model.TrafficReport // capacity trafficMax: for the sink
 	acks     chan *v1.TrafficAck      // capacity trafficMax: for the node
 	dirty    chan struct{}            // capacity 1: there is something to store
+	calls    chan *v1.ExplainCall     // operators' questions to the node
 	stored   chan struct{}            // closed when the storing goroutine has ended
 	revision uint64                   // of the node's object when the stream began
 	attached bool                     // it is, or was, the node's session
@@ -104,6 +105,8 @@ func (x *session) tell(ctx context.Context, has []byte) error {
 			if welcome, err = x.welcome(welcome); err == nil {
 				err = x.compare(p)
 			}
+		case call := <-x.calls:
+			err = x.stream.Send(&v1.ControllerMessage{Body: &v1.ControllerMessage_Explain{Explain: call}})
 		case hash := <-x.again:
 			// A node that refused this snapshot must not make it travel over and over.
 			if !bytes.Equal(has, p.Hash[:]) || time.Since(sent) > resendAfter {
@@ -215,6 +218,8 @@ func (x *session) take(ctx context.Context, m *v1.NodeMessage) error {
 		x.tookAnnouncements(body.Announce)
 	case *v1.NodeMessage_Traffic:
 		x.tookTraffic(body.Traffic)
+	case *v1.NodeMessage_Explained:
+		x.f.explained(body.Explained)
 	case *v1.NodeMessage_Notes:
 		x.change(func(r *nodeRecord) {
 			r.Notes = nil

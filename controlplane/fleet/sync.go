@@ -95,6 +95,7 @@ func (f *Fleet) begin(ctx context.Context, cancel context.CancelCauseFunc,
 		f: f, id: model.NodeID(caller.Name), key: identity.NewSecret(), stream: stream, cancel: cancel,
 		log: f.log.With("node", caller.Name), inbox: make(chan *v1.NodeMessage, inboxMessages),
 		ended: make(chan error, 2), again: make(chan []byte, 1), dirty: make(chan struct{}, 1),
+		calls:  make(chan *v1.ExplainCall),
 		stored: make(chan struct{}), traffic: make(chan model.TrafficReport, trafficMax),
 		acks: make(chan *v1.TrafficAck, trafficMax),
 	}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -151,3 +153,60 @@ func (f *Fleet) Leader(ctx context.Context) string {
 
 // Leading reports whether this controller makes the verdicts.
 func (f *Fleet) Leading() bool { return f.leading.Load() }
+
+// Explain asks a node that is connected to this controller; "" is any edge. Errors are gRPC statuses.
+func (f *Fleet) Explain(ctx context.Context, node model.NodeID, req *v1.ExplainSteerRequest) (
+	*v1.ExplainSteerResponse, error) {
+	reply := make(chan *v1.ExplainReply, 1)
+	f.mu.Lock()
+	x := f.sessions[node]
+	if node == "" {
+		p := f.published.Load()
+		for _, id := range slices.Sorted(maps.Keys(f.sessions)) {
+			if n := p.nodes[id]; n != nil && n.Edge {
+				x = f.sessions[id]
+				break
+			}
+		}
+	}
+	f.lastCall++
+	call := &v1.ExplainCall{Id: f.lastCall, Request: req}
+	f.asked[call.Id] = reply
+	f.mu.Unlock()
+	defer func() {
+		f.mu.Lock()
+		delete(f.asked, call.Id)
+		f.mu.Unlock()
+	}()
+	if x == nil {
+		return nil, status.Error(codes.Unavailable, "no such edge is connected to this controller")
+	}
+	ctx, cancel := context.WithTimeout(ctx, explainTimeout)
+	defer cancel()
+	select {
+	case x.calls <- call:
+	case <-ctx.Done():
+		return nil, status.FromContextError(ctx.Err()).Err()
+	}
+	select {
+	case r := <-reply:
+		if r.GetError() != "" {
+			return nil, status.Error(codes.FailedPrecondition, clip(r.GetError(), textMax))
+		}
+		return r.GetResponse(), nil
+	case <-ctx.Done():
+		return nil, status.Error(codes.Unavailable, "the node does not answer; it may be of an older version")
+	}
+}
+
+// explained hands a node's answer to whoever waits for it.
+func (f *Fleet) explained(r *v1.ExplainReply) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if c := f.asked[r.GetId()]; c != nil {
+		select {
+		case c <- r:
+		default:
+		}
+	}
+}

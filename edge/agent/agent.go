@@ -59,6 +59,8 @@ type Config struct {
 	Health func() []Health
 	Paths  func() []Path
 	Notes  func() []string
+	// Explain says where a client would be brought, for an operator who asks. It must not block.
+	Explain func(*pb.ExplainSteerRequest) (*pb.ExplainSteerResponse, error)
 	// Announce returns what this node announces by BGP; AnnounceChanged says that it is another one now.
 	Announce func() *pb.AnnounceReport
 }
@@ -116,6 +118,7 @@ type Agent struct {
 	acks     []*pb.SnapshotAck
 	health   map[healthKey]Health // changes not sent yet
 	hello    bool                 // say Hello again
+	replies  []*pb.ExplainReply   // not sent yet
 	noted    map[string]string    // what this agent itself runs without, by subject
 	rejected *applied             // the newest snapshot that was refused
 	why      string               // why it was

@@ -72,3 +72,6 @@ const (
 	// saveRetry is how often a snapshot that could not be written is tried again.
 	saveRetry = time.Minute
 )
+
+// repliesMax bounds the explanations that wait to be sent.
+const repliesMax = 16

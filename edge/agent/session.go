@@ -168,10 +168,29 @@ func (s *session) read() error {
 			s.snapshot(body.Snapshot)
 		case *pb.ControllerMessage_Compare:
 			s.compare(body.Compare)
+		case *pb.ControllerMessage_Explain:
+			s.explain(body.Explain)
 		case *pb.ControllerMessage_TrafficAck:
 			s.trafficAcked(body.TrafficAck)
 		}
 	}
+}
+
+// explain answers an operator's question. Beyond a few unsent answers it is dropped: nobody waits so long.
+func (s *session) explain(c *pb.ExplainCall) {
+	reply := &pb.ExplainReply{Id: c.GetId(), Error: "this node explains nothing"}
+	if s.cfg.Explain != nil {
+		r, err := s.cfg.Explain(c.GetRequest())
+		if reply.Response, reply.Error = r, ""; err != nil {
+			reply.Error = err.Error()
+		}
+	}
+	s.mu.Lock()
+	if len(s.replies) < repliesMax {
+		s.replies = append(s.replies, reply)
+	}
+	s.mu.Unlock()
+	s.poke()
 }
 
 // compare asks for a snapshot if the controller has another one. Not for one that was refused:
@@ -330,7 +349,14 @@ func (s *session) sendQueued() error {
 	s.mu.Lock()
 	hello, acks, changed := s.hello, s.acks, s.health
 	s.hello, s.acks, s.health = false, nil, map[healthKey]Health{}
+	replies := s.replies
+	s.replies = nil
 	s.mu.Unlock()
+	for _, r := range replies {
+		if err := s.stream.Send(&pb.NodeMessage{Body: &pb.NodeMessage_Explained{Explained: r}}); err != nil {
+			return err
+		}
+	}
 	for _, ack := range acks {
 		if err := s.stream.Send(&pb.NodeMessage{Body: &pb.NodeMessage_Ack{Ack: ack}}); err != nil {
 			return err

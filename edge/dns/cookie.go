@@ -24,10 +24,18 @@ const (
 
 // appendCookie appends the server cookie for a client.
 func appendCookie(b []byte, secret *[cookieSecretLen]byte, client []byte, from netip.Addr, now uint32) []byte {
+	var head [clientCookie + 8]byte
+	copy(head[:clientCookie], client)
+	head[clientCookie] = cookieVersion
+	binary.BigEndian.PutUint32(head[clientCookie+4:], now)
+	return appendHashed(b, secret, &head, from)
+}
+
+// appendHashed appends what follows the client's part, with the hash over all. The reserved bytes may be
+// anything: another server of the same address may have set them (RFC 9018 4.2, A.3).
+func appendHashed(b []byte, secret *[cookieSecretLen]byte, head *[clientCookie + 8]byte, from netip.Addr) []byte {
 	var in [clientCookie + 8 + 16]byte
-	copy(in[:clientCookie], client)
-	in[clientCookie] = cookieVersion
-	binary.BigEndian.PutUint32(in[clientCookie+4:], now)
+	copy(in[:], head[:])
 	n := clientCookie + 8
 	if from.Is4() {
 		a := from.As4()
@@ -52,7 +60,7 @@ func validCookie(cookie []byte, secrets [][cookieSecretLen]byte, from netip.Addr
 	}
 	for i := range secrets {
 		var b [serverCookie]byte
-		want := appendCookie(b[:0], &secrets[i], cookie[:clientCookie], from, made)
+		want := appendHashed(b[:0], &secrets[i], (*[clientCookie + 8]byte)(cookie), from)
 		if subtle.ConstantTimeCompare(want, cookie[clientCookie:]) == 1 {
 			return true
 		}

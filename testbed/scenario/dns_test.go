@@ -17,6 +17,7 @@ import (
 func TestDNS(t *testing.T) {
 	d := raise(t, "dns", nil, world.Options{})
 	t.Run("nearest", d.dnsNearest)
+	t.Run("explained", d.dnsExplained)
 	t.Run("node killed and back", d.dnsNodeKilled)
 }
 
@@ -52,6 +53,33 @@ func (d *deployment) dnsNearest(t *testing.T) {
 	if asked != 18 {
 		t.Errorf("%d answers were looked at", asked)
 	}
+}
+
+// dnsExplained: the fleet says why, in agreement with what it does.
+func (d *deployment) dnsExplained(t *testing.T) {
+	for _, c := range d.Spec.Cities {
+		var r struct {
+			Edge, Source, Scope string
+			Addresses           []string
+			Regions             []struct {
+				Region     string
+				DistanceMs float64
+				Servable   bool
+			}
+		}
+		if err := d.CLIJSON(d.ctx, &r, "steer", "explain", "--client", d.Host(c.Name).V4.String(), "-o", "json"); err != nil {
+			t.Fatal(err)
+		}
+		if r.Edge != c.Site+"-1" || r.Source != "network" || !slices.Equal(r.Addresses, []string{d.near(c.Site).String()}) ||
+			len(r.Regions) != 2 || !r.Regions[0].Servable {
+			t.Errorf("%s: %+v", c.Name, r)
+		}
+	}
+	text, err := d.CLI(d.ctx, "steer", "explain", "--client", d.Host("jakarta").V4.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("steer explain says of jakarta:\n%s", text)
 }
 
 func (d *deployment) dnsNodeKilled(t *testing.T) {
