@@ -23,6 +23,7 @@ proto/zonefile:          proto/model
 bpf/ports:
 bpf/dispatch:            bpf/ports
 bpf/tune:
+bpf/guard:               bpf/ports
 
 edge/flow:
 edge/udpio:
