@@ -66,6 +66,7 @@ type Config struct {
 	// ClientCongestion is the congestion control towards clients, set by the kernel program tune; "": bbr where
 	// there is one. [client-congestion]
 	ClientCongestion string
+	GuardInterfaces  []string // [guard-interfaces] where clients' packets arrive; empty: no guard
 
 	MetricsListen string // [metrics-listen] "host:port" of /metrics, /healthz, /readyz, /status; "": none
 

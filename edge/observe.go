@@ -13,9 +13,11 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/nearcast/nearcast/edge/kernel"
 )
 
-// serveHTTP answers /metrics, /healthz, /readyz and /status until ctx ends. It holds no secret, but it
+// serveHTTP answers /metrics, /healthz, /readyz, /status and /drops until ctx ends. It holds no secret, but it
 // is for the operators' tools and not for the public.
 func (n *Node) serveHTTP(ctx context.Context, ln net.Listener) error {
 	mux := http.NewServeMux()
@@ -23,6 +25,7 @@ func (n *Node) serveHTTP(ctx context.Context, ln net.Listener) error {
 	mux.HandleFunc("GET /healthz", n.serveHealthz)
 	mux.HandleFunc("GET /readyz", n.serveReadyz)
 	mux.HandleFunc("GET /status", n.serveStatus)
+	mux.HandleFunc("GET /drops", n.serveDrops)
 	if onLoopback(ln.Addr()) {
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
@@ -91,6 +94,21 @@ func (n *Node) serveStatus(w http.ResponseWriter, _ *http.Request) {
 	e.SetIndent("", "  ")
 	// An error here is the client having gone away.
 	_ = e.Encode(n.Status())
+}
+
+// serveDrops gives what the guard has dropped as JSON, for `nearcast top drops`.
+func (n *Node) serveDrops(w http.ResponseWriter, _ *http.Request) {
+	var d kernel.Drops
+	if n.up.Load() && n.kernel != nil {
+		var err error
+		if d, err = n.kernel.Drops(); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	// An error here is the client having gone away.
+	_ = json.NewEncoder(w).Encode(d)
 }
 
 // milliseconds makes durations readable in JSON.

@@ -79,6 +79,7 @@ func (n *Node) buildEdge(common backbone.Common) (err error) {
 	common.HandleDatagrams = t.fromGateway
 	n.kernel, err = kernel.New(kernel.Config{
 		Modes: n.cfg.KernelModes, PinDir: n.cfg.KernelPins, ClientCongestion: n.cfg.ClientCongestion,
+		Self: n.self, GuardInterfaces: n.cfg.GuardInterfaces,
 		Log: n.log.With("room", "kernel"), Metrics: n.registry,
 	})
 	if err != nil {

@@ -46,6 +46,7 @@ type options struct {
 	dnsTLSKey         string
 	dnsRate           float64
 	geoDatabases      []string
+	guardInterfaces   []string
 	metricsListen     string
 	maxFlows          int
 	memoryMax         string
@@ -91,8 +92,10 @@ func (o *options) register(f *pflag.FlagSet) {
 		"most like `answers` a second to a network by UDP without a cookie; -1: no limit (default 200)")
 	f.StringSliceVar(&o.geoDatabases, "geo-database", nil,
 		"MaxMind database `files` that say where clients are; earlier ones are asked first")
+	f.StringSliceVar(&o.guardInterfaces, "guard-interfaces", nil,
+		"`interfaces` on which clients' packets arrive, like eth0: the kernel program guard is attached there")
 	f.StringVar(&o.metricsListen, "metrics-listen", "127.0.0.1:9465",
-		"`address:port` of /metrics, /healthz, /readyz and /status; empty: none")
+		"`address:port` of /metrics, /healthz, /readyz, /status and /drops; empty: none")
 	f.IntVar(&o.maxFlows, "max-flows", 0, "most concurrent client `flows`, TCP and UDP each (default 262144)")
 	f.StringVar(&o.memoryMax, "memory-max", "", "most memory to use, a `size` like 512MB or 4GiB (default no limit)")
 	f.DurationVar(&o.drainTimeout, "drain-timeout", edge.DrainTimeoutDefault, "how long flows may take to end at SIGTERM")
@@ -218,6 +221,7 @@ func (o *options) config() (edge.Config, error) {
 		flag("service-addresses", err)
 		cfg.ServiceAddresses = append(cfg.ServiceAddresses, addr.Unmap())
 	}
+	cfg.GuardInterfaces = o.guardInterfaces
 	cfg.KernelModes = map[kernel.Name]kernel.Mode{}
 	for name, s := range o.kernelModes {
 		cfg.KernelModes[name], err = kernel.ParseMode(*s)

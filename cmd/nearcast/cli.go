@@ -166,7 +166,8 @@ LISTENER@REGION (web:443@eu-fra-1, web@eu-fra-1).`,
 		c.targetCommand(), c.zoneCommand(), c.applyCommand(), c.exportCommand())
 	add("fleet", c.poolCommand(), c.regionCommand(), c.siteCommand(), c.peerCommand(), c.nodeCommand(),
 		c.tokenCommand(), c.steerCommand(), c.settingsCommand())
-	add("look", c.statusCommand(), c.announceCommand(), c.healthCommand(), c.pathCommand(), c.snapshotCommand())
+	add("look", c.statusCommand(), c.announceCommand(), c.healthCommand(), c.pathCommand(), c.snapshotCommand(),
+		c.topCommand())
 	add("access", c.operatorCommand(), c.accessKeyCommand(), c.auditCommand(), c.whoamiCommand())
 	add("tool", c.contextCommand(), c.completionCommand(), c.versionCommand())
 	markAll(root)

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
@@ -32,6 +34,8 @@ type listenerFlags struct {
 	l        pb.Listener
 	ports    []string
 	tcp, udp time.Duration
+	guard    pb.Guard
+	rates    struct{ source, total, syn string }
 }
 
 // fields maps the flags to the fields that they set.
@@ -40,6 +44,9 @@ var listenerFields = map[string]string{
 	"tcp-idle-timeout": "tcp_idle_timeout", "udp-idle-timeout": "udp_idle_timeout",
 	"proxy-protocol-from": "proxy_protocol_from", "max-flows": "max_flows",
 	"max-flows-per-source": "max_flows_per_source",
+	"allow-from":           "guard.allow_networks", "deny-from": "guard.deny_networks",
+	"source-rate": "guard.source_rate", "total-rate": "guard.total_rate", "syn-cookies-above": "guard.syn_rate",
+	"drop-fragments": "guard.drop_fragments", "max-amplification": "guard.max_amplification",
 }
 
 func (v *listenerFlags) add(cmd *cobra.Command) {
@@ -55,6 +62,41 @@ func (v *listenerFlags) add(cmd *cobra.Command) {
 	f.Uint32Var(&v.l.MaxFlows, "max-flows", 0, "most concurrent flows on a node; 0 is the node's limit")
 	f.Uint32Var(&v.l.MaxFlowsPerSource, "max-flows-per-source", 0,
 		"the same for one source address; 0 is a quarter")
+	v.addGuard(f)
+}
+
+// addGuard adds what the listener lets in.
+func (v *listenerFlags) addGuard(f *pflag.FlagSet) {
+	f.StringSliceVar(&v.guard.AllowNetworks, "allow-from", nil, "drop what is not from these `networks`; '' is any")
+	f.StringSliceVar(&v.guard.DenyNetworks, "deny-from", nil, "drop what is from these `networks`; '' is none")
+	const rate = "; `RATE[/BURST]`, 0 is no limit"
+	f.StringVar(&v.rates.source, "source-rate", "", "most new flows and UDP packets a second of one source, on a node"+rate)
+	f.StringVar(&v.rates.total, "total-rate", "", "the same of all sources"+rate)
+	f.StringVar(&v.rates.syn, "syn-cookies-above", "", "new flows a second beyond which SYN cookies are handed out"+rate)
+	f.BoolVar(&v.guard.DropFragments, "drop-fragments", false, "drop fragments of packets")
+	f.Uint32Var(&v.guard.MaxAmplification, "max-amplification", 0,
+		"UDP: most bytes to a source that has not proved itself for each byte from it; 0 is no limit")
+}
+
+// fillGuard takes over what the flags say.
+func (v *listenerFlags) fillGuard() error {
+	for _, r := range []struct {
+		flag, text string
+		to         **pb.GuardRate
+	}{
+		{"source-rate", v.rates.source, &v.guard.SourceRate}, {"total-rate", v.rates.total, &v.guard.TotalRate},
+		{"syn-cookies-above", v.rates.syn, &v.guard.SynRate},
+	} {
+		rate, err := manifest.ParseRate(r.text)
+		if err != nil {
+			return usagef("--%s: %v", r.flag, err)
+		}
+		*r.to = rate
+	}
+	if !proto.Equal(&v.guard, &pb.Guard{}) {
+		v.l.Guard = &v.guard
+	}
+	return nil
 }
 
 // listener returns what the flags say.
@@ -65,6 +107,9 @@ func (v *listenerFlags) listener() (*pb.Listener, error) {
 			return nil, usageError{err}
 		}
 		v.l.PortRanges = ranges
+	}
+	if err := v.fillGuard(); err != nil {
+		return nil, err
 	}
 	if v.tcp != 0 {
 		v.l.TcpIdleTimeout = durationpb.New(v.tcp)
@@ -85,7 +130,8 @@ func (c *cli) listenerCreate() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "create", Short: "Add a listener to an accelerator",
 		Example: "  nearcast listener create --accelerator web --ports 80,443\n" +
-			"  nearcast listener create --accelerator game --protocol udp --ports 27000-27100 --wait",
+			"  nearcast listener create --accelerator game --protocol udp --ports 27000-27100 --wait\n" +
+			"  nearcast listener create --accelerator db --ports 5432 --allow-from 203.0.113.0/24 --source-rate 5/20",
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			l, err := v.listener()
@@ -182,6 +228,7 @@ func listenerLines(p *page, l *pb.Listener) {
 	p.line("PROXY protocol from", strings.Join(l.GetProxyProtocolFrom(), ", "))
 	p.line("Max flows", countText(l.GetMaxFlows()))
 	p.line("Max flows per source", countText(l.GetMaxFlowsPerSource()))
+	p.line("Guard", manifest.GuardText(l.GetGuard()))
 	p.line("Tags", tagsText(l.GetTags()))
 }
 

@@ -25,7 +25,7 @@ var (
 		[]string{"name", "enabled", "ip_address_type", "tags", "flow_logs"}}
 	listeners = kind[model.Listener, *v1.Listener]{model.ListenerToProto, model.ListenerFromProto,
 		[]string{"protocol", "port_ranges", "affinity", "tcp_idle_timeout", "udp_idle_timeout",
-			"proxy_protocol_from", "tags", "max_flows", "max_flows_per_source"}}
+			"proxy_protocol_from", "tags", "max_flows", "max_flows_per_source", "guard"}}
 	groups = kind[model.EndpointGroup, *v1.EndpointGroup]{
 		model.EndpointGroupToProto, model.EndpointGroupFromProto,
 		[]string{"traffic_dial", "health_check", "port_overrides", "endpoints", "tags"}}

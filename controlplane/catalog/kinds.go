@@ -178,6 +178,7 @@ var listenerKind = &kind[model.ListenerID, model.Listener]{
 	revision: func(l *model.Listener) *uint64 { return &l.Revision },
 	clone: func(l model.Listener) model.Listener {
 		l.PortRanges, l.ProxyProtocolFrom = slices.Clone(l.PortRanges), slices.Clone(l.ProxyProtocolFrom)
+		l.Guard = l.Guard.Clone()
 		l.Tags = maps.Clone(l.Tags)
 		return l
 	},

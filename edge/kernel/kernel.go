@@ -22,6 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/nearcast/nearcast/bpf/dispatch"
+	"github.com/nearcast/nearcast/bpf/guard"
 	"github.com/nearcast/nearcast/bpf/tune"
 	"github.com/nearcast/nearcast/proto/model"
 )
@@ -52,10 +53,11 @@ type Name string
 const (
 	Dispatch Name = "dispatch" // sk_lookup: any addresses and port ranges to few sockets
 	Tune     Name = "tune"     // sock_ops: connections to clients begin where their network's last ones got to
+	Guard    Name = "guard"    // XDP: drops what no listener wants
 )
 
 // Names lists the programs in the order in which they are loaded.
-var Names = []Name{Dispatch, Tune}
+var Names = []Name{Dispatch, Tune, Guard}
 
 // costs say what a node lacks without a program.
 var costs = map[Name]string{
@@ -63,6 +65,8 @@ var costs = map[Name]string{
 		"and an upgrade does not keep UDP flows whole",
 	Tune: "transfers to clients begin with 10 segments instead of what their network took before: " +
 		"a few round trips between client and edge more each",
+	Guard: "listeners' networks, rates, fragments and SYN cookies are not enforced, and floods reach the " +
+		"network stack",
 }
 
 // Config configures Programs.
@@ -77,6 +81,9 @@ type Config struct {
 	// ClientCongestion is the congestion control of connections to clients, a name that the kernel has;
 	// empty: bbr where the kernel has it, else the system's. Only tune sets it.
 	ClientCongestion string
+	// Self is this node, and GuardInterfaces are those on which clients' packets arrive.
+	Self            model.NodeID
+	GuardInterfaces []string
 
 	Log     *slog.Logger          // nil: discard
 	Metrics prometheus.Registerer // nil: not registered
@@ -123,10 +130,15 @@ type Programs struct {
 	dispatch *dispatch.Dispatcher
 	tune     *tune.Tuner
 	samples  *samples
+	guard    *guard.Guard
+
+	drops dropLog
 
 	mu     sync.Mutex // guards what follows
 	states map[Name]State
 	closed bool
+	// wanted says that listeners ask for what only the guard does.
+	wanted bool
 }
 
 // New loads and attaches the programs. It fails for one that is On and cannot be had.
@@ -158,12 +170,18 @@ func New(cfg Config) (*Programs, error) {
 var loaders = map[Name]func(*Programs) error{
 	Dispatch: (*Programs).loadDispatch,
 	Tune:     (*Programs).loadTune,
+	Guard:    (*Programs).loadGuard,
 }
 
 // load loads one program if it is wanted, and says how that went.
 func (p *Programs) load(name Name, supported error) error {
 	s := State{Program: name, Mode: p.cfg.mode(name)}
 	err := errors.New("switched off")
+	if s.Mode == Off && name == Guard && p.cfg.PinDir != "" {
+		if err := guard.Remove(p.cfg.PinDir); err != nil { // of an earlier process
+			return fmt.Errorf("kernel program %s is off: %w", name, err)
+		}
+	}
 	if s.Mode != Off {
 		err = supported
 		if err == nil {
@@ -181,7 +199,7 @@ func (p *Programs) load(name Name, supported error) error {
 	default:
 		s.Why, s.Cost = explain(err).Error(), costs[name]
 		level := slog.LevelWarn
-		if s.Mode == Off {
+		if s.Mode == Off || errors.Is(err, ErrNoInterfaces) {
 			level = slog.LevelInfo
 		}
 		p.log.Log(context.Background(), level, "kernel program absent: everything works without",
@@ -211,18 +229,38 @@ func (p *Programs) loadDispatch() error {
 func (p *Programs) Dispatch() *dispatch.Dispatcher { return p.dispatch }
 
 // Apply gives the programs a snapshot. An error names what did not take it; everything else has.
-func (p *Programs) Apply(*model.Snapshot) error { return nil }
+func (p *Programs) Apply(s *model.Snapshot) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.wanted = wantsGuard(s, p.cfg.Self)
+	if p.guard == nil || p.closed {
+		return nil
+	}
+	if err := p.guard.Update(GuardRules(s, p.cfg.Self)); err != nil {
+		return fmt.Errorf("guard: %w", err)
+	}
+	return nil
+}
 
 // Run keeps the programs until ctx ends. What is pinned stays then; all else ends.
 func (p *Programs) Run(ctx context.Context) error {
-	if p.tune != nil {
-		// Without samples the program works as well; their loss is no reason to end the node.
-		if err := p.tune.Samples(ctx, p.samples.take); err != nil && ctx.Err() == nil {
-			p.log.Error("samples of connections are not read", "error", err)
-		}
-	}
+	var watching sync.WaitGroup
+	watching.Go(func() { p.watchTune(ctx) })
+	watching.Go(func() { p.watchGuard(ctx) })
 	<-ctx.Done()
+	watching.Wait()
 	return p.Close()
+}
+
+// watchTune reads samples of connections until ctx ends. Without them the program works as well; their loss is no
+// reason to end the node.
+func (p *Programs) watchTune(ctx context.Context) {
+	if p.tune == nil {
+		return
+	}
+	if err := p.tune.Samples(ctx, p.samples.take); err != nil && ctx.Err() == nil {
+		p.log.Error("samples of connections are not read", "error", err)
+	}
 }
 
 // Close lets go of the programs; Run does it at its end. A second Close does nothing.
@@ -241,6 +279,9 @@ func (p *Programs) Close() error {
 	if p.tune != nil {
 		errs = append(errs, p.tune.Close())
 	}
+	if p.guard != nil {
+		errs = append(errs, p.guard.Close())
+	}
 	return errors.Join(errs...)
 }
 
@@ -255,10 +296,17 @@ func (p *Programs) States() []State {
 	return all
 }
 
-// Notes says what this node runs without, for people. What is off was the operator's wish, and is no note.
+// Notes says what this node runs without, for people. What is off was the operator's wish, and is no note; nor
+// is a guard without interfaces that no listener needs.
 func (p *Programs) Notes() []string {
+	p.mu.Lock()
+	unneeded := len(p.cfg.GuardInterfaces) == 0 && !p.wanted
+	p.mu.Unlock()
 	var notes []string
 	for _, s := range p.States() {
+		if s.Program == Guard && unneeded {
+			continue
+		}
 		if !s.Present && s.Mode != Off {
 			notes = append(notes, fmt.Sprintf("kernel program %s is absent (%s): %s", s.Program, s.Why, s.Cost))
 		}

@@ -70,7 +70,7 @@ func gathered(r *prometheus.Registry, name string) (n int, err error) {
 func TestAbsent(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	// Not a BPF file system: nothing can be pinned there.
-	p, err := New(Config{PinDir: t.TempDir(), Metrics: registry})
+	p, err := New(Config{PinDir: t.TempDir(), GuardInterfaces: []string{"lo"}, Metrics: registry})
 	if err != nil {
 		t.Fatal(err)
 	}

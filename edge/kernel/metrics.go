@@ -1,6 +1,10 @@
 package kernel
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/nearcast/nearcast/bpf/guard"
+)
 
 var (
 	presentDesc = prometheus.NewDesc("nearcast_kernel_program",
@@ -13,6 +17,14 @@ var (
 		"Prefixes and port ranges in the program's maps.", []string{"kind"}, nil)
 	dispatchRoomDesc = prometheus.NewDesc("nearcast_kernel_dispatch_rules_max",
 		"Prefixes and port ranges that the program's maps have room for.", []string{"kind"}, nil)
+)
+
+var (
+	guardPacketsDesc = prometheus.NewDesc("nearcast_kernel_guard_packets_total",
+		"Packets that arrived on guarded interfaces, by what became of them (pass, answer, drop) and why.",
+		[]string{"verdict", "reason"}, nil)
+	guardBytesDesc = prometheus.NewDesc("nearcast_kernel_guard_bytes_total",
+		"The same in bytes of frames.", []string{"verdict", "reason"}, nil)
 )
 
 // collector reads the programs' counters when it is asked.
@@ -47,6 +59,31 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 	}
 	c.dispatch(to)
 	c.tune(to)
+	c.guard(to)
+}
+
+func (c collector) guard(to chan<- prometheus.Metric) {
+	if c.p.guard == nil {
+		return
+	}
+	counts, err := c.p.guard.Counts()
+	if err != nil {
+		to <- prometheus.NewInvalidMetric(guardPacketsDesc, err)
+		return
+	}
+	for reason, n := range counts {
+		verdict := "pass"
+		switch {
+		case reason.Dropped():
+			verdict = "drop"
+		case reason == guard.Answered:
+			verdict = "answer"
+		}
+		to <- prometheus.MustNewConstMetric(guardPacketsDesc, prometheus.CounterValue, float64(n.Packets),
+			verdict, reason.String())
+		to <- prometheus.MustNewConstMetric(guardBytesDesc, prometheus.CounterValue, float64(n.Bytes),
+			verdict, reason.String())
+	}
 }
 
 func (c collector) dispatch(to chan<- prometheus.Metric) {

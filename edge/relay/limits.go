@@ -35,3 +35,6 @@ const (
 	udpPressure     = 75              // percent of the table: from here on silence is not waited for as long
 	udpPressureIdle = 5 * time.Second // by flows that nobody ever answered
 )
+
+// provenExchanges is how often a client has to go on after an answer until it is believed to get them.
+const provenExchanges = 3

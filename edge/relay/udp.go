@@ -132,6 +132,7 @@ func (u *UDP) HandleUDP(conn *udpio.Conn, pkts []udpio.Packet) {
 			u.leaveDead(r, s)
 		}
 		s.in.add(len(p.Data))
+		s.amplified.question(s.listener.Guard.MaxAmplification, len(p.Data))
 		b.add(u, s, p)
 	}
 	u.flush(b)
@@ -258,6 +259,10 @@ func (u *UDP) HandleDatagrams(peer model.NodeID, msgs [][]byte) {
 			}
 			s.active.Store(int64(now))
 			s.answered.Store(true)
+			if !s.amplified.answer(s.listener.Guard.MaxAmplification, len(d.Payload)) {
+				u.drop("amplification", 1)
+				continue
+			}
 			s.out.add(len(d.Payload))
 			b.add(u, s, d.Payload, d.TOS)
 		case wire.DatagramTypeAck:

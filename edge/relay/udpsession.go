@@ -30,6 +30,8 @@ type udpSession struct {
 	active   atomic.Int64 // when a datagram passed, in nanoseconds of UDP.now
 	answered atomic.Bool
 
+	amplified amplified
+
 	mu    sync.Mutex // guards what follows, and changes of way
 	route steer.Route
 	group steer.Candidate

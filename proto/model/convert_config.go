@@ -90,6 +90,7 @@ func listenerFrom(c check, p *pb.Listener) Listener {
 		ProxyProtocolFrom: prefixesFrom(c, "proxy_protocol_from", p.GetProxyProtocolFrom(), ProxyNetworksMax),
 		MaxFlows:          p.GetMaxFlows(),
 		MaxFlowsPerSource: p.GetMaxFlowsPerSource(),
+		Guard:             guardFrom(c.at("guard"), p.GetGuard()),
 		Tags:              tagsFrom(p.GetTags()),
 		Revision:          p.GetRevision(),
 	}
@@ -114,6 +115,7 @@ func ListenerToProto(l Listener) *pb.Listener {
 		ProxyProtocolFrom: stringsTo(l.ProxyProtocolFrom),
 		MaxFlows:          l.MaxFlows,
 		MaxFlowsPerSource: l.MaxFlowsPerSource,
+		Guard:             guardTo(l.Guard),
 		Tags:              tagsFrom(l.Tags),
 		Revision:          l.Revision,
 	}

@@ -184,6 +184,7 @@ func TestEveryFieldIsConverted(t *testing.T) {
 		"nearcast.v1.Node.rejections", "nearcast.v1.Node.certificate_expires", "nearcast.v1.Node.connected",
 		"nearcast.v1.Node.notes",
 		"nearcast.v1.BgpPeer.id", "nearcast.v1.BgpPeer.password_set", // made of others
+		"nearcast.v1.Listener.guard",  // an empty one is none; TestGuard fills it
 		"nearcast.v1.Snapshot.format", // always the one that is known
 	}
 	special := map[string]string{ // strings that must parse
@@ -353,6 +354,11 @@ func randomize(rng *rand.Rand, s *Snapshot) {
 		l.MaxFlows, l.MaxFlowsPerSource, l.Revision = 1<<31+rng.Uint32()>>1, rng.Uint32()>>1, rng.Uint64()
 		if l.Protocol.Has(TCP) && rng.IntN(2) == 0 {
 			l.ProxyProtocolFrom = prefixes("10.0.0.0/8", "::/0")
+		}
+		if rng.IntN(2) == 0 {
+			l.Guard = Guard{AllowNetworks: prefixes("10.0.0.0/8"), DenyNetworks: prefixes("10.1.0.0/16", "2001:db8::/32"),
+				SourceRate: GuardRate{1 + rng.Uint32N(1000), 1 + rng.Uint32N(1000)}, TotalRate: GuardRate{7, 7},
+				DropFragments: rng.IntN(2) == 0}
 		}
 		if rng.IntN(2) == 0 {
 			l.Tags = map[string]string{"k1": "v", "k2": "", "ключ": "значение"}

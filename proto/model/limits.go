@@ -35,6 +35,7 @@ const (
 	EndpointsMax        = 1_000 // of a group
 	TagsMax             = 200   // of a resource
 	ProxyNetworksMax    = 64    // proxy_protocol_from of a listener
+	GuardNetworksMax    = 1_000 // allowed, and denied, of a listener
 	AcceleratorPoolsMax = 2     // one a zone
 	AddressesMax        = 4     // of an accelerator: two zones, two families
 	PoolPrefixesMax     = 256

@@ -136,6 +136,7 @@ type Listener struct {
 	ProxyProtocolFrom []netip.Prefix
 	MaxFlows          uint32 // 0: the node's limit
 	MaxFlowsPerSource uint32 // 0: a quarter of MaxFlows
+	Guard             Guard
 	Tags              map[string]string
 	Revision          uint64
 }

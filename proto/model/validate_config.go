@@ -92,6 +92,7 @@ func (l *Listener) check(c check) {
 		c.wrong("affinity", "has the unknown value %d; use NONE or SOURCE_IP", l.Affinity)
 	}
 	l.checkPorts(c)
+	l.Guard.check(c.at("guard"), l.Protocol)
 	if d := l.TCPIdleTimeout; d < IdleTimeoutMin || d > TCPIdleTimeoutMax {
 		c.wrong("tcp_idle_timeout", "is %v; use %v to %v, or 0 for %v",
 			d, IdleTimeoutMin, TCPIdleTimeoutMax, DefaultTCPIdleTimeout)

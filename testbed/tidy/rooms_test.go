@@ -31,7 +31,7 @@ edge/datagram:           proto/wire edge/udpio
 edge/steer:              proto/model edge/flow
 edge/meter:              proto/model edge/steer
 edge/listen:             proto/model edge/flow edge/udpio bpf/dispatch
-edge/kernel:             proto/model bpf/dispatch bpf/tune
+edge/kernel:             proto/model bpf/dispatch bpf/tune bpf/guard
 edge/backbone:           proto/model proto/wire proto/identity edge/datagram
 edge/proxyproto:
 edge/pump:               proto/wire edge/backbone

@@ -12,8 +12,8 @@ import (
 	pb "github.com/nearcast/nearcast/proto/nearcast/v1"
 )
 
-// diff compares certain fields of two messages of one type. Fields inside a health check are told one
-// by one.
+// diff compares certain fields of two messages of one type. Fields inside a health check or a
+// guard are told one by one.
 func diff(have, want proto.Message, fields ...string) []Change {
 	var changes []Change
 	h, w := have.ProtoReflect(), want.ProtoReflect()
@@ -22,7 +22,8 @@ func diff(have, want proto.Message, fields ...string) []Change {
 		a, b := h.Get(fd), w.Get(fd)
 		switch {
 		case a.Equal(b):
-		case fd.Message() != nil && fd.Message().FullName() == "nearcast.v1.HealthCheck":
+		case fd.Message() != nil && (fd.Message().FullName() == "nearcast.v1.HealthCheck" ||
+			fd.Message().FullName() == "nearcast.v1.Guard"):
 			for i := range fd.Message().Fields().Len() {
 				inner := fd.Message().Fields().Get(i)
 				if x, y := a.Message().Get(inner), b.Message().Get(inner); !x.Equal(y) {
@@ -98,6 +99,10 @@ func scalarText(fd protoreflect.FieldDescriptor, v protoreflect.Value) string {
 		return m.GetId() + " (" + endpointText(m) + ")"
 	case *pb.HealthCheck:
 		return healthText(m)
+	case *pb.Guard:
+		return GuardText(m)
+	case *pb.GuardRate:
+		return RateText(m)
 	}
 	return ""
 }

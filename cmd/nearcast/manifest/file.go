@@ -78,6 +78,7 @@ type Listener struct {
 	ProxyProtocolFrom []string          `yaml:"proxy_protocol_from,omitempty"`
 	MaxFlows          uint32            `yaml:"max_flows,omitempty"`
 	MaxFlowsPerSource uint32            `yaml:"max_flows_per_source,omitempty"`
+	Guard             *Guard            `yaml:"guard,omitempty"`
 	Tags              map[string]string `yaml:"tags,omitempty"` // left out: not touched
 	Groups            []Group           `yaml:"groups"`         // left out: not touched
 }

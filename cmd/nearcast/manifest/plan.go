@@ -355,11 +355,15 @@ func (p *planner) listeners(path string, a Accelerator, root *Ref) {
 func listenerStep(accelerator string, w *wanted, root *Ref) *Step {
 	adoptOrder(w.have.GetPortRanges(), &w.want.PortRanges, portRangeText)
 	adoptOrder(w.have.GetProxyProtocolFrom(), &w.want.ProxyProtocolFrom, self)
+	if have, want := w.have.GetGuard(), w.want.GetGuard(); want != nil {
+		adoptOrder(have.GetAllowNetworks(), &want.AllowNetworks, self)
+		adoptOrder(have.GetDenyNetworks(), &want.DenyNetworks, self)
+	}
 	return &Step{Kind: KindListener, Name: ListenerLabel(accelerator, w.have), Object: w.want,
 		Revision: w.have.GetRevision(), Self: &Ref{w.have.GetId()}, Parent: root, Root: root,
 		Changes: diff(w.have, w.want, withTags(w.file.Tags, "protocol", "port_ranges", "affinity",
 			"tcp_idle_timeout",
-			"udp_idle_timeout", "proxy_protocol_from", "max_flows", "max_flows_per_source")...)}
+			"udp_idle_timeout", "proxy_protocol_from", "max_flows", "max_flows_per_source", "guard")...)}
 }
 
 // dropListeners deletes listeners that the file does not have, or notes that they stay.

@@ -117,6 +117,7 @@ func wantListener(p *problems, path string, l Listener) *pb.Listener {
 		ProxyProtocolFrom: l.ProxyProtocolFrom,
 		MaxFlows:          l.MaxFlows,
 		MaxFlowsPerSource: l.MaxFlowsPerSource,
+		Guard:             wantGuard(p, path+".guard", l.Guard),
 		Tags:              l.Tags,
 	}
 	if l.Protocol == "" {
@@ -223,6 +224,7 @@ func (s *State) listenerFile(l *pb.Listener) Listener {
 		TCPIdleTimeout: unlessDefault(l.GetTcpIdleTimeout(), model.DefaultTCPIdleTimeout),
 		UDPIdleTimeout: unlessDefault(l.GetUdpIdleTimeout(), model.DefaultUDPIdleTimeout),
 		MaxFlows:       l.GetMaxFlows(), MaxFlowsPerSource: l.GetMaxFlowsPerSource(), Groups: []Group{},
+		Guard: guardFile(l.GetGuard()),
 	}
 	for _, r := range l.GetPortRanges() {
 		out.Ports = append(out.Ports, portRangeText(r))

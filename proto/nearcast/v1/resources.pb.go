@@ -896,6 +896,7 @@ type Listener struct {
 	Revision          uint64            `protobuf:"varint,10,opt,name=revision,proto3" json:"revision,omitempty"`                                                // output
 	MaxFlows          uint32            `protobuf:"varint,11,opt,name=max_flows,json=maxFlows,proto3" json:"max_flows,omitempty"`                                // most concurrent flows a node keeps for this listener; 0: the node's limit
 	MaxFlowsPerSource uint32            `protobuf:"varint,12,opt,name=max_flows_per_source,json=maxFlowsPerSource,proto3" json:"max_flows_per_source,omitempty"` // the same for one source address; 0: a quarter of max_flows
+	Guard             *Guard            `protobuf:"bytes,45,opt,name=guard,proto3" json:"guard,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -1012,6 +1013,13 @@ func (x *Listener) GetMaxFlowsPerSource() uint32 {
 		return x.MaxFlowsPerSource
 	}
 	return 0
+}
+
+func (x *Listener) GetGuard() *Guard {
+	if x != nil {
+		return x.Guard
+	}
+	return nil
 }
 
 // HealthCheck says how the endpoints of a group are judged.
@@ -2525,7 +2533,7 @@ var File_nearcast_v1_resources_proto protoreflect.FileDescriptor
 
 const file_nearcast_v1_resources_proto_rawDesc = "" +
 	"\n" +
-	"\x1bnearcast/v1/resources.proto\x12\vnearcast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1anearcast/v1/announce.proto\"\xa3\x05\n" +
+	"\x1bnearcast/v1/resources.proto\x12\vnearcast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17nearcast/v1/guard.proto\x1a\x1anearcast/v1/announce.proto\"\xa3\x05\n" +
 	"\vAccelerator\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -2552,7 +2560,7 @@ const file_nearcast_v1_resources_proto_rawDesc = "" +
 	"\x06prefix\x18\x03 \x01(\tR\x06prefix\"/\n" +
 	"\tPortRange\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\rR\x04from\x12\x0e\n" +
-	"\x02to\x18\x02 \x01(\rR\x02to\"\xf2\x04\n" +
+	"\x02to\x18\x02 \x01(\rR\x02to\"\x9c\x05\n" +
 	"\bListener\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12%\n" +
 	"\x0eaccelerator_id\x18\x02 \x01(\tR\racceleratorId\x121\n" +
@@ -2567,7 +2575,8 @@ const file_nearcast_v1_resources_proto_rawDesc = "" +
 	"\brevision\x18\n" +
 	" \x01(\x04R\brevision\x12\x1b\n" +
 	"\tmax_flows\x18\v \x01(\rR\bmaxFlows\x12/\n" +
-	"\x14max_flows_per_source\x18\f \x01(\rR\x11maxFlowsPerSource\x1a7\n" +
+	"\x14max_flows_per_source\x18\f \x01(\rR\x11maxFlowsPerSource\x12(\n" +
+	"\x05guard\x18- \x01(\v2\x12.nearcast.v1.GuardR\x05guard\x1a7\n" +
 	"\tTagsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf3\x02\n" +
@@ -2828,7 +2837,8 @@ var file_nearcast_v1_resources_proto_goTypes = []any{
 	nil,                           // 33: nearcast.v1.Target.TagsEntry
 	(*timestamppb.Timestamp)(nil), // 34: google.protobuf.Timestamp
 	(*durationpb.Duration)(nil),   // 35: google.protobuf.Duration
-	(*SiteBgp)(nil),               // 36: nearcast.v1.SiteBgp
+	(*Guard)(nil),                 // 36: nearcast.v1.Guard
+	(*SiteBgp)(nil),               // 37: nearcast.v1.SiteBgp
 }
 var file_nearcast_v1_resources_proto_depIdxs = []int32{
 	0,  // 0: nearcast.v1.Accelerator.ip_address_type:type_name -> nearcast.v1.IPAddressType
@@ -2844,35 +2854,36 @@ var file_nearcast_v1_resources_proto_depIdxs = []int32{
 	35, // 10: nearcast.v1.Listener.tcp_idle_timeout:type_name -> google.protobuf.Duration
 	35, // 11: nearcast.v1.Listener.udp_idle_timeout:type_name -> google.protobuf.Duration
 	31, // 12: nearcast.v1.Listener.tags:type_name -> nearcast.v1.Listener.TagsEntry
-	5,  // 13: nearcast.v1.HealthCheck.protocol:type_name -> nearcast.v1.HealthProtocol
-	35, // 14: nearcast.v1.HealthCheck.interval:type_name -> google.protobuf.Duration
-	35, // 15: nearcast.v1.HealthCheck.timeout:type_name -> google.protobuf.Duration
-	6,  // 16: nearcast.v1.Endpoint.client_address:type_name -> nearcast.v1.ClientAddressMode
-	7,  // 17: nearcast.v1.Endpoint.health:type_name -> nearcast.v1.HealthState
-	15, // 18: nearcast.v1.EndpointGroup.health_check:type_name -> nearcast.v1.HealthCheck
-	16, // 19: nearcast.v1.EndpointGroup.port_overrides:type_name -> nearcast.v1.PortOverride
-	17, // 20: nearcast.v1.EndpointGroup.endpoints:type_name -> nearcast.v1.Endpoint
-	32, // 21: nearcast.v1.EndpointGroup.tags:type_name -> nearcast.v1.EndpointGroup.TagsEntry
-	33, // 22: nearcast.v1.Target.tags:type_name -> nearcast.v1.Target.TagsEntry
-	8,  // 23: nearcast.v1.Pool.kind:type_name -> nearcast.v1.PoolKind
-	36, // 24: nearcast.v1.Site.bgp:type_name -> nearcast.v1.SiteBgp
-	9,  // 25: nearcast.v1.Node.state:type_name -> nearcast.v1.NodeState
-	34, // 26: nearcast.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
-	24, // 27: nearcast.v1.Node.rejections:type_name -> nearcast.v1.Rejection
-	34, // 28: nearcast.v1.Node.certificate_expires:type_name -> google.protobuf.Timestamp
-	34, // 29: nearcast.v1.JoinToken.expires:type_name -> google.protobuf.Timestamp
-	34, // 30: nearcast.v1.JoinToken.created_time:type_name -> google.protobuf.Timestamp
-	10, // 31: nearcast.v1.Operator.role:type_name -> nearcast.v1.Role
-	34, // 32: nearcast.v1.Operator.created_time:type_name -> google.protobuf.Timestamp
-	10, // 33: nearcast.v1.AccessKey.role:type_name -> nearcast.v1.Role
-	34, // 34: nearcast.v1.AccessKey.expires:type_name -> google.protobuf.Timestamp
-	34, // 35: nearcast.v1.AccessKey.created_time:type_name -> google.protobuf.Timestamp
-	34, // 36: nearcast.v1.AuditEntry.time:type_name -> google.protobuf.Timestamp
-	37, // [37:37] is the sub-list for method output_type
-	37, // [37:37] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	36, // 13: nearcast.v1.Listener.guard:type_name -> nearcast.v1.Guard
+	5,  // 14: nearcast.v1.HealthCheck.protocol:type_name -> nearcast.v1.HealthProtocol
+	35, // 15: nearcast.v1.HealthCheck.interval:type_name -> google.protobuf.Duration
+	35, // 16: nearcast.v1.HealthCheck.timeout:type_name -> google.protobuf.Duration
+	6,  // 17: nearcast.v1.Endpoint.client_address:type_name -> nearcast.v1.ClientAddressMode
+	7,  // 18: nearcast.v1.Endpoint.health:type_name -> nearcast.v1.HealthState
+	15, // 19: nearcast.v1.EndpointGroup.health_check:type_name -> nearcast.v1.HealthCheck
+	16, // 20: nearcast.v1.EndpointGroup.port_overrides:type_name -> nearcast.v1.PortOverride
+	17, // 21: nearcast.v1.EndpointGroup.endpoints:type_name -> nearcast.v1.Endpoint
+	32, // 22: nearcast.v1.EndpointGroup.tags:type_name -> nearcast.v1.EndpointGroup.TagsEntry
+	33, // 23: nearcast.v1.Target.tags:type_name -> nearcast.v1.Target.TagsEntry
+	8,  // 24: nearcast.v1.Pool.kind:type_name -> nearcast.v1.PoolKind
+	37, // 25: nearcast.v1.Site.bgp:type_name -> nearcast.v1.SiteBgp
+	9,  // 26: nearcast.v1.Node.state:type_name -> nearcast.v1.NodeState
+	34, // 27: nearcast.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
+	24, // 28: nearcast.v1.Node.rejections:type_name -> nearcast.v1.Rejection
+	34, // 29: nearcast.v1.Node.certificate_expires:type_name -> google.protobuf.Timestamp
+	34, // 30: nearcast.v1.JoinToken.expires:type_name -> google.protobuf.Timestamp
+	34, // 31: nearcast.v1.JoinToken.created_time:type_name -> google.protobuf.Timestamp
+	10, // 32: nearcast.v1.Operator.role:type_name -> nearcast.v1.Role
+	34, // 33: nearcast.v1.Operator.created_time:type_name -> google.protobuf.Timestamp
+	10, // 34: nearcast.v1.AccessKey.role:type_name -> nearcast.v1.Role
+	34, // 35: nearcast.v1.AccessKey.expires:type_name -> google.protobuf.Timestamp
+	34, // 36: nearcast.v1.AccessKey.created_time:type_name -> google.protobuf.Timestamp
+	34, // 37: nearcast.v1.AuditEntry.time:type_name -> google.protobuf.Timestamp
+	38, // [38:38] is the sub-list for method output_type
+	38, // [38:38] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_nearcast_v1_resources_proto_init() }
@@ -2880,6 +2891,7 @@ func file_nearcast_v1_resources_proto_init() {
 	if File_nearcast_v1_resources_proto != nil {
 		return
 	}
+	file_nearcast_v1_guard_proto_init()
 	file_nearcast_v1_announce_proto_init()
 	file_nearcast_v1_resources_proto_msgTypes[6].OneofWrappers = []any{}
 	file_nearcast_v1_resources_proto_msgTypes[7].OneofWrappers = []any{}
