@@ -2,6 +2,8 @@ package scenario
 
 import (
 	"fmt"
+	"net/netip"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -12,11 +14,35 @@ import (
 // TestThreeControllers keeps one store on three controllers. Each is killed in turn, so the leader is
 // among them; then two at once, so that no majority is left.
 func TestThreeControllers(t *testing.T) {
-	d := raise(t, "main", func(s *world.Spec) { s.Controllers.Count = 3 }, world.Options{})
+	dir := t.TempDir()
+	// What etcd's clients are shown is demanded of them, too: the members' authority made both.
+	client := []string{"--etcd-ca", filepath.Join(dir, "peer-certs", "ca.pem"), "--etcd-cert",
+		filepath.Join(dir, "peer-certs", "ctl-1.pem"), "--etcd-key", filepath.Join(dir, "peer-certs", "ctl-1.key")}
+	d := raise(t, "main", func(s *world.Spec) {
+		s.Controllers.Count = 3
+		s.Spares = []world.SpareSpec{{Name: "ctl-ext", At: "fra"}}
+	}, world.Options{Dir: dir, ControllerArgs: append(client, "--etcd-client-listen", "0.0.0.0:2379")})
 	for i, victim := range d.Controllers {
 		t.Run(victim.Name+" killed", func(t *testing.T) { d.oneOfThree(t, i) })
 	}
 	t.Run("majority lost and back", d.majorityLost)
+	t.Run("external etcd", func(t *testing.T) { d.externalStore(t, client) })
+}
+
+// externalStore: a fourth controller has no store of its own and uses the first one's as it would any
+// etcd.
+func (d *deployment) externalStore(t *testing.T, client []string) {
+	etcd := "https://" + netip.AddrPortFrom(d.Host("ctl-1").V4, 2379).String()
+	p := d.ControllerProcess("ctl-ext", append(client, "--etcd-endpoints", etcd)...)
+	d.start(t, p)
+	defer func() { d.do(t, p.Stop()) }()
+	if _, err := d.CLIAt(d.ctx, "ctl-ext", "accelerator", "create", "outside", "--disabled"); err != nil {
+		t.Error(err)
+	}
+	eventually(t, 30*time.Second, "the others know it", func() error {
+		_, err := d.CLIVia(d.ctx, 0, "accelerator", "get", "outside")
+		return err
+	})
 }
 
 func (d *deployment) oneOfThree(t *testing.T, i int) {

@@ -1,6 +1,9 @@
 package scenario
 
 import (
+	"context"
+	"fmt"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -43,5 +46,66 @@ func (d *deployment) flapping(t *testing.T) {
 	}
 	if f := load.Failed(as); len(f) != 0 {
 		t.Errorf("%d new flows failed, the first: %v", len(f), f[0].Err)
+	}
+}
+
+// limits: a listener takes as many flows as it says, and no more from one source than it says.
+func (d *deployment) limits(t *testing.T) {
+	const perSource, most, port = 5, 20, 7300
+	var made struct {
+		ID        string       `json:"id"`
+		Addresses []netip.Addr `json:"addresses"`
+	}
+	d.run(t, &made, "accelerator", "create", "narrow")
+	to := netip.AddrPortFrom(made.Addresses[0], port)
+	d.run(t, &made, "listener", "create", "--accelerator", "narrow", "--protocol", "tcp", "--ports", fmt.Sprint(port),
+		"--max-flows", fmt.Sprint(most), "--max-flows-per-source", fmt.Sprint(perSource))
+	d.run(t, nil, "group", "create", "--listener", made.ID, "--region", "eu-fra-1", "--health-protocol", "http",
+		"--health-port", fmt.Sprint(load.PortHTTP), "--health-path", "/health", "--health-interval", "1s",
+		"--port-override", fmt.Sprintf("%d:%d", port, load.PortEcho),
+		"--endpoint", d.EndpointAddr("eu-fra-1", 0).String(), "--wait")
+	served := func(source int) bool {
+		local := netip.AddrPortFrom(nthAddr(d.CityClients("jakarta"), 1000+source), 0)
+		ctx, cancel := context.WithTimeout(d.ctx, 10*time.Second)
+		defer cancel()
+		c, err := d.NS("jakarta").Dial(ctx, "tcp", local, to)
+		if err != nil {
+			return false
+		}
+		t.Cleanup(func() { c.Close() })
+		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		if _, err := c.Write([]byte("x")); err != nil {
+			return false
+		}
+		_, err = c.Read(make([]byte, 1))
+		return err == nil
+	}
+	eventually(t, 20*time.Second, "the listener serves", func() error {
+		if !served(0) {
+			return fmt.Errorf("not yet")
+		}
+		return nil
+	})
+	got := map[int]int{}
+	total := 1
+	for source := 1; source <= 6; source++ {
+		for range perSource + 2 {
+			if served(source) {
+				got[source]++
+				total++
+			}
+		}
+	}
+	t.Logf("%d flows of %d are served, of one source %d of %d", total, 1+6*(perSource+2), got[1], perSource+2)
+	for source, n := range got {
+		if n > perSource {
+			t.Errorf("source %d has %d flows, more than %d", source, n, perSource)
+		}
+	}
+	if got[1] != perSource || total != most {
+		t.Errorf("%d flows of the first source, want %d; %d in all, want %d", got[1], perSource, total, most)
+	}
+	if _, err := d.fetchFrom("jakarta"); err != nil {
+		t.Errorf("another listener suffers: %v", err)
 	}
 }

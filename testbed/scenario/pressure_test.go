@@ -20,6 +20,7 @@ import (
 // TestPressure has some clients take more than their share and looks at what the others see.
 func TestPressure(t *testing.T) {
 	d := raise(t, "main", nil, world.Options{NodeArgs: []string{"--memory-max", "512MB"}})
+	t.Run("limits of a listener and a source", d.limits)
 	t.Run("idle and trickling connections", d.slowloris)
 	t.Run("twice the saturating load", d.overload)
 	t.Run("a million UDP sources", d.udpSources)
