@@ -13,6 +13,7 @@ import (
 
 	"github.com/nearcast/nearcast/controlplane/awsapi"
 	"github.com/nearcast/nearcast/controlplane/health"
+	"github.com/nearcast/nearcast/controlplane/series"
 	"github.com/nearcast/nearcast/proto/model"
 )
 
@@ -55,7 +56,8 @@ func (c *Controller) listenAWS(ctx context.Context) (net.Listener, error) {
 // serveAWS answers AWS clients until ctx ends; then requests that run may end.
 func (c *Controller) serveAWS(ctx context.Context, l net.Listener) error {
 	h, err := awsapi.New(awsapi.Config{Catalog: c.catalog, Key: c.keys.Lookup, Deployed: c.fleet.Deployed,
-		Health: c.verdict, Audit: c.audit.Record, Log: c.log.With("room", "awsapi"), Metrics: c.registry})
+		Health: c.verdict, Audit: c.audit.Record, Log: c.log.With("room", "awsapi"), Metrics: c.registry,
+		Traffic: c.series, Places: series.Places{EdgeArea: c.edgeArea, RegionArea: c.regionArea}})
 	if err != nil {
 		return err
 	}
@@ -85,4 +87,55 @@ func (c *Controller) serveAWS(ctx context.Context, l net.Listener) error {
 func (c *Controller) verdict(g model.GroupID, e model.EndpointID) (model.HealthState, string) {
 	v := c.fleet.Published().Verdicts[health.Key{Group: g, Endpoint: e}]
 	return v.State, v.Reason
+}
+
+// edgeArea returns the area of the site of a node, for CloudWatch.
+func (c *Controller) edgeArea(id model.NodeID) string {
+	snap := c.fleet.Published().Snapshot
+	if snap == nil {
+		return ""
+	}
+	if n := snap.Node(id); n != nil {
+		if site := snap.Site(n.Site); site != nil {
+			return series.Area(site.Region, site.Latitude, site.Longitude)
+		}
+	}
+	return ""
+}
+
+// regionArea returns the area of a region: by its name, or of the first site that is in it.
+func (c *Controller) regionArea(r model.RegionName) string {
+	if snap := c.fleet.Published().Snapshot; snap != nil {
+		for i := range snap.Sites {
+			if site := &snap.Sites[i]; site.Region == r {
+				return series.Area(r, site.Latitude, site.Longitude)
+			}
+		}
+	}
+	return series.Area(r, 0, 0)
+}
+
+// healthCounts counts the healthy endpoints of the groups of enabled accelerators.
+func (c *Controller) healthCounts() (counts []series.HealthCount) {
+	p := c.fleet.Published()
+	if p.Snapshot == nil {
+		return nil
+	}
+	for i := range p.Snapshot.Groups {
+		g := &p.Snapshot.Groups[i]
+		l := p.Snapshot.Listener(g.Listener)
+		if a := p.Snapshot.Accelerator(l.Accelerator); !a.Enabled {
+			continue
+		}
+		n := series.HealthCount{Accelerator: l.Accelerator, Listener: l.ID, Group: g.ID, Region: g.Region}
+		for _, e := range g.Endpoints {
+			if p.Verdicts[health.Key{Group: g.ID, Endpoint: e.ID}].State == model.HealthHealthy {
+				n.Healthy++
+			} else {
+				n.Unhealthy++
+			}
+		}
+		counts = append(counts, n)
+	}
+	return counts
 }

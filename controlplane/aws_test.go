@@ -2,14 +2,17 @@ package controlplane
 
 import (
 	"encoding/json"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nearcast/nearcast/controlplane/catalog"
+	"github.com/nearcast/nearcast/controlplane/series"
 	"github.com/nearcast/nearcast/proto/model"
 	v1 "github.com/nearcast/nearcast/proto/nearcast/v1"
 )
@@ -42,8 +45,14 @@ type awsClient struct {
 // run returns what the command printed, or what it complained about.
 func (c *awsClient) run(args ...string) (out, complaint string) {
 	c.t.Helper()
+	return c.ask("globalaccelerator", args...)
+}
+
+// ask is run for a service.
+func (c *awsClient) ask(service string, args ...string) (out, complaint string) {
+	c.t.Helper()
 	cmd := exec.CommandContext(c.t.Context(), c.path,
-		append([]string{"globalaccelerator", "--endpoint-url", c.url, "--output", "json"}, args...)...)
+		append([]string{service, "--endpoint-url", c.url, "--output", "json"}, args...)...)
 	nowhere := filepath.Join(c.t.TempDir(), "none")
 	env := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "AWS_") })
 	cmd.Env = append(env, "AWS_ACCESS_KEY_ID="+c.id, "AWS_SECRET_ACCESS_KEY="+c.key,
@@ -92,7 +101,9 @@ func TestArticle(t *testing.T) {
 	for _, path := range paths {
 		version, _ := exec.CommandContext(t.Context(), path, "--version").CombinedOutput()
 		t.Logf("%s: %s", path, version)
-		article(t, &awsClient{t, path, "http://" + addr, key.GetKey().GetId(), key.GetSecret()}, alb)
+		client := &awsClient{t, path, "http://" + addr, key.GetKey().GetId(), key.GetSecret()}
+		watching(t, ctl.series, client)
+		article(t, client, alb)
 	}
 	audit := must[*v1.ListAuditResponse](t)(admin.ListAudit(t.Context(), &v1.ListRequest{})).String()
 	for _, want := range []string{"CreateEndpointGroup", "access key " + key.GetKey().GetId()} {
@@ -100,6 +111,47 @@ func TestArticle(t *testing.T) {
 			t.Errorf("the audit log does not tell of %s", want)
 		}
 	}
+}
+
+// watching asks the aws command line for what a node has reported, as people watch Global Accelerator.
+func watching(t *testing.T, s *series.Series, c *awsClient) {
+	t.Helper()
+	arn := c.get("Accelerator.AcceleratorArn", "create-accelerator", "--name", "watched", "--no-enabled")
+	id := arn[strings.LastIndexByte(arn, '/')+1:]
+	minute := time.Now().UTC().Truncate(time.Hour).Add(-time.Hour)
+	for sequence, flows := range []uint64{3, 4} {
+		at := minute.Add(time.Duration(sequence) * time.Minute)
+		if err := s.AddTraffic(t.Context(), "n1", model.TrafficReport{Boot: id[:8], Sequence: uint64(sequence + 1), Minute: at,
+			Rows: []model.TrafficRow{{TrafficKey: model.TrafficKey{Accelerator: model.AcceleratorID(id), Listener: "l1",
+				Protocol: model.TCP, Address: netip.MustParseAddr("192.0.2.1")},
+				TrafficCounts: model.TrafficCounts{NewFlows: flows}}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	window := []string{"--start-time", minute.Format(time.RFC3339), "--end-time", minute.Add(time.Hour).Format(time.RFC3339)}
+	of := []string{"--namespace", "AWS/GlobalAccelerator", "--metric-name", "NewFlowCount", "--dimensions",
+		"Name=Accelerator,Value=" + id}
+	out, complaint := c.ask("cloudwatch", slices.Concat([]string{"get-metric-statistics"}, of, window,
+		[]string{"--period", "3600", "--statistics", "Sum", "Maximum"})...)
+	if !strings.Contains(out, `"Sum": 7.0`) || !strings.Contains(out, `"Maximum": 4.0`) {
+		t.Errorf("statistics: %s%s", out, complaint)
+	}
+	query := `[{"Id":"m","MetricStat":{"Metric":{"Namespace":"AWS/GlobalAccelerator","MetricName":"NewFlowCount","Dimensions":` +
+		`[{"Name":"Accelerator","Value":"` + id + `"}]},"Period":60,"Stat":"Sum"}}]`
+	out, complaint = c.ask("cloudwatch", slices.Concat([]string{"get-metric-data", "--metric-data-queries", query}, window)...)
+	if !strings.Contains(out, "4.0") || !strings.Contains(out, "Complete") {
+		t.Errorf("data: %s%s", out, complaint)
+	}
+	out, complaint = c.ask("cloudwatch", slices.Concat([]string{"list-metrics"}, of)...)
+	if !strings.Contains(out, id) || !strings.Contains(out, "TransportProtocol") {
+		t.Errorf("metrics: %s%s", out, complaint)
+	}
+	_, complaint = c.ask("cloudwatch", slices.Concat([]string{"get-metric-statistics"}, of, window,
+		[]string{"--period", "61", "--statistics", "Sum"})...)
+	if !strings.Contains(complaint, "InvalidParameterValue") {
+		t.Errorf("a period of 61 s: %s", complaint)
+	}
+	c.run("delete-accelerator", "--accelerator-arn", arn)
 }
 
 func article(t *testing.T, c *awsClient, alb string) {

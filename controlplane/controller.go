@@ -21,6 +21,7 @@ import (
 	"github.com/nearcast/nearcast/controlplane/catalog"
 	"github.com/nearcast/nearcast/controlplane/enroll"
 	"github.com/nearcast/nearcast/controlplane/fleet"
+	"github.com/nearcast/nearcast/controlplane/series"
 	"github.com/nearcast/nearcast/controlplane/store"
 	"github.com/nearcast/nearcast/proto/identity"
 )
@@ -37,6 +38,7 @@ type Controller struct {
 	operators *access.Operators
 	keys      *access.Keys
 	audit     *admin.Audit
+	series    *series.Series
 
 	// Made by Run, once the store is there.
 	own     *identity.Credentials
@@ -165,6 +167,7 @@ func (c *Controller) serve(ctx context.Context, id string, l, web, aws net.Liste
 		g.Go(func() error { return c.fleet.Run(ctx) })
 		g.Go(func() error { return c.audit.Run(ctx, c.fleet.Leading) })
 		g.Go(func() error { return c.keepRotating(ctx) })
+		g.Go(func() error { return c.series.Run(ctx, c.fleet.Leading) })
 		if aws != nil {
 			g.Go(func() error { return c.serveAWS(ctx, aws) })
 		}
@@ -200,8 +203,14 @@ func (c *Controller) prepare(ctx context.Context, id string, bound net.Addr) err
 	}); err != nil {
 		return err
 	}
+	c.series, err = series.New(series.Config{Store: c.store, Health: c.healthCounts,
+		Log: c.log.With("room", "series"), Metrics: c.registry})
+	if err != nil {
+		return err
+	}
 	c.fleet, err = fleet.New(fleet.Config{
-		Store: c.store, Catalog: c.catalog, Authority: c.authority, ID: id, Address: advertise,
+		Traffic: c.series,
+		Store:   c.store, Catalog: c.catalog, Authority: c.authority, ID: id, Address: advertise,
 		Version: c.cfg.Version, Log: c.log.With("room", "fleet"), Metrics: c.registry,
 	})
 	if err != nil {

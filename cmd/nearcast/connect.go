@@ -25,6 +25,7 @@ import (
 // session is a connection to one controller. It is made at the first call, not before.
 type session struct {
 	pb.AdminServiceClient
+	pb.CustomRoutingServiceClient
 	conn   *grpc.ClientConn
 	target contextEntry
 	// trouble is why the connection could not be made, as it was before it became a gRPC message.
@@ -65,6 +66,7 @@ func (c *cli) admin() (*session, error) {
 		return nil, fmt.Errorf("connect to %s: %w", to.Server, err)
 	}
 	s.AdminServiceClient = pb.NewAdminServiceClient(s.conn)
+	s.CustomRoutingServiceClient = pb.NewCustomRoutingServiceClient(s.conn)
 	c.session = s
 	return s, nil
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/nearcast/nearcast/controlplane/access"
 	"github.com/nearcast/nearcast/controlplane/catalog"
+	"github.com/nearcast/nearcast/controlplane/series"
 	"github.com/nearcast/nearcast/proto/identity"
 	"github.com/nearcast/nearcast/proto/model"
 	v1 "github.com/nearcast/nearcast/proto/nearcast/v1"
@@ -34,6 +35,9 @@ type Config struct {
 	Deployed func(model.Accelerator) bool
 	// Health returns the verdict on an endpoint and its reason.
 	Health func(model.GroupID, model.EndpointID) (model.HealthState, string)
+	// Traffic and Places answer CloudWatch's questions; without Traffic there is no CloudWatch.
+	Traffic *series.Series
+	Places  series.Places
 	// Audit, if set, is told of every call of a method that changes something, as access.Config.Audit is.
 	Audit func(ctx context.Context, call access.Call)
 
@@ -91,6 +95,10 @@ type call struct {
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
 	id := requestID()
+	if p := cloudWatchProtocol(r); p != nil {
+		h.serveCloudWatch(w, r, p, id)
+		return
+	}
 	name, answer, err := h.serve(w, r)
 	w.Header().Set("X-Amzn-Requestid", id)
 	w.Header().Set("Content-Type", "application/x-amz-json-1.1")
@@ -107,6 +115,53 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.requests.WithLabelValues(name, code).Inc()
 	h.log.Debug("call", "operation", name, "error", code, "peer", r.RemoteAddr, "request_id", id,
 		"took", time.Since(began))
+}
+
+// serveCloudWatch answers a request to CloudWatch.
+func (h *Handler) serveCloudWatch(w http.ResponseWriter, r *http.Request, p *cwProtocol, id string) {
+	name, answer, f := h.cloudWatch(w, r, p)
+	w.Header().Set("X-Amzn-Requestid", id)
+	w.Header().Set("Content-Type", p.contentType)
+	if p.contentType == "application/cbor" {
+		w.Header().Set("Smithy-Protocol", "rpc-v2-cbor")
+	}
+	code, body := "", []byte(nil)
+	if f != nil {
+		code, body = f.code, p.fault(id, f)
+		w.Header().Set("X-Amzn-Query-Error", code+";Sender")
+		w.WriteHeader(f.status)
+	} else {
+		body = p.answer(name, id, answer)
+	}
+	if _, err := w.Write(body); err != nil {
+		h.log.Debug("answer not taken", "operation", name, "err", err)
+	}
+	h.requests.WithLabelValues(name, code).Inc()
+}
+
+// cloudWatch does what a request asks. name is one of the operations, or "".
+func (h *Handler) cloudWatch(w http.ResponseWriter, r *http.Request, p *cwProtocol) (name string, answer tree,
+	f *fault) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, bodyBytesMax))
+	if err != nil {
+		return "", nil, &fault{"RequestEntityTooLarge", http.StatusRequestEntityTooLarge,
+			fmt.Sprintf("requests have at most %d bytes", bodyBytesMax)}
+	}
+	key, err := h.authenticate(r, body)
+	var members []byte
+	if err == nil {
+		name, members, err = p.request(body)
+	}
+	if err != nil {
+		f, _ = (&operation{}).translate(err, "")
+		return "", nil, f
+	}
+	asked := name
+	if cloudWatch[name] == nil {
+		name = "" // what strangers make up is no label of a metric
+	}
+	answer, f = h.askCloudWatch(r.Context(), key, asked, members)
+	return name, answer, f
 }
 
 func requestID() string {

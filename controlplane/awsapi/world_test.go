@@ -15,6 +15,7 @@ import (
 
 	"github.com/nearcast/nearcast/controlplane/access"
 	"github.com/nearcast/nearcast/controlplane/catalog"
+	"github.com/nearcast/nearcast/controlplane/series"
 	"github.com/nearcast/nearcast/controlplane/store"
 	"github.com/nearcast/nearcast/proto/model"
 	v1 "github.com/nearcast/nearcast/proto/nearcast/v1"
@@ -30,6 +31,7 @@ type world struct {
 	catalog *catalog.Catalog
 	keys    *access.Keys
 	url     string
+	traffic *series.Series
 
 	mu       sync.Mutex
 	deployed bool          // guarded by mu: what the fleet is said to have done
@@ -72,7 +74,12 @@ func newWorld(t testing.TB) *world {
 		must[model.Pool](t)(w.catalog.CreatePool(t.Context(), model.Pool{Name: model.PoolName(name), Zone: name,
 			Kind: model.PoolAnycast, Prefixes: prefixes(prefix)}, catalog.Options{}))
 	}
-	h := must[*Handler](t)(New(Config{Catalog: w.catalog, Key: w.keys.Lookup, Now: w.now,
+	w.traffic = must[*series.Series](t)(series.New(series.Config{Store: s}))
+	run(t, func(ctx context.Context) error { return w.traffic.Run(ctx, func() bool { return true }) })
+	area := func(r model.RegionName) string { return series.Area(r, 0, 0) }
+	h := must[*Handler](t)(New(Config{Traffic: w.traffic,
+		Places:  series.Places{RegionArea: area, EdgeArea: func(model.NodeID) string { return "EU" }},
+		Catalog: w.catalog, Key: w.keys.Lookup, Now: w.now,
 		Deployed: func(model.Accelerator) bool { w.mu.Lock(); defer w.mu.Unlock(); return w.deployed },
 		Health: func(model.GroupID, model.EndpointID) (model.HealthState, string) {
 			w.mu.Lock()
