@@ -54,8 +54,8 @@ controlplane/access:     proto/model proto/nearcast/v1 proto/identity controlpla
 controlplane/enroll:     proto/model proto/nearcast/v1 proto/identity controlplane/store controlplane/catalog
 controlplane/fleet:      proto/model proto/nearcast/v1 proto/identity controlplane/store controlplane/catalog controlplane/health controlplane/snapshot controlplane/access controlplane/enroll
 controlplane/admin:      proto/model proto/zonefile proto/nearcast/v1 proto/identity controlplane/store controlplane/catalog controlplane/health controlplane/access controlplane/fleet controlplane/enroll
-controlplane/awsapi:     proto/model proto/nearcast/v1 proto/identity controlplane/catalog controlplane/access controlplane/series
 controlplane/series:     proto/model proto/nearcast/v1 controlplane/store
+controlplane/awsapi:     proto/model proto/nearcast/v1 proto/identity controlplane/catalog controlplane/access controlplane/series
 controlplane:            proto/* controlplane/*
 
 cmd/nearcast-edge:       edge edge/kernel proto/*
