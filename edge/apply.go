@@ -90,7 +90,8 @@ func (n *Node) take(p plan) {
 		n.server.SetPeers(p.snapshot.Nodes)
 	}
 	n.snapshot.Store(p.snapshot)
-	n.traffic.gateway.SetDraining(p.drained)
+	shut := n.shut(p.drained)
+	n.setShut(shut)
 	n.traffic.gateway.Apply(p.snapshot)
 	n.setTable(p.table, p.view)
 	if n.kernel != nil {
@@ -98,8 +99,11 @@ func (n *Node) take(p plan) {
 			n.log.Error("a kernel program did not take the snapshot", "error", err)
 		}
 	}
-	n.traffic.open(p.bindings, p.drained)
+	n.traffic.open(p.bindings, shut)
 	n.names.setSnapshot(p.snapshot, p.zones)
+	if n.announce != nil {
+		n.announce.SetSnapshot(p.snapshot) // last: an address is announced when it can be served
+	}
 	n.changed() // the gateway's own word may have changed with it
 }
 

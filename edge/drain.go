@@ -14,11 +14,12 @@ func (n *Node) drain(failed <-chan error) {
 	began := time.Now()
 	n.mesh.SetDraining(true)
 	n.names.poke() // answers name others from now on
+	n.withdraw(failed)
 	n.mu.Lock()
 	if t := n.table.Load(); t != nil {
 		n.traffic.open(relay.Bindings(t), true)
 	}
-	n.traffic.gateway.SetDraining(true)
+	n.setShut(true)
 	n.mu.Unlock()
 	if n.server != nil {
 		n.server.Drain()

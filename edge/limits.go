@@ -36,6 +36,9 @@ const (
 	// roomStopTimeout is how long one part may take to end once it is asked to.
 	roomStopTimeout = 5 * time.Second
 
+	// withdrawSpare is how long withdrawing announcements may take beyond the site's drain time.
+	withdrawSpare = 3 * time.Second
+
 	// drainPoll is how often a draining node looks whether its flows have ended.
 	drainPoll = 50 * time.Millisecond
 

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/nearcast/nearcast/edge/agent"
+	"github.com/nearcast/nearcast/edge/announce"
 	"github.com/nearcast/nearcast/edge/backbone"
 	"github.com/nearcast/nearcast/edge/kernel"
 	"github.com/nearcast/nearcast/edge/mesh"
@@ -41,8 +42,10 @@ type Node struct {
 	pool    *backbone.Pool   // edges
 	server  *backbone.Server // gateways
 	traffic *traffic
-	memory  *backbone.Memory // of all streams
-	names   *names           // nodes that answer DNS
+	names   *names // nodes that answer DNS
+	// announce is the edges' part that announces addresses by BGP.
+	announce *announce.Announcer
+	memory   *backbone.Memory // of all streams
 
 	table    atomic.Pointer[steer.Table]
 	snapshot atomic.Pointer[model.Snapshot]
@@ -56,6 +59,8 @@ type Node struct {
 	// mu makes one change at a time: a snapshot, or a new table. It guards compiled.
 	mu       sync.Mutex
 	compiled steer.View // that the table was compiled with
+	// doorsShut says that new flows are refused. Guarded by mu.
+	doorsShut bool
 }
 
 // New returns a node that does nothing until Run.
@@ -163,6 +168,7 @@ func (n *Node) identify(ctx context.Context) (*identity.Credentials, error) {
 		DataDir: n.cfg.DataDir, Controllers: n.cfg.Controllers, Token: n.cfg.JoinToken,
 		Node: n.cfg.node(at, gossip[0]), Version: n.cfg.Version, Crashed: n.cfg.Crashed,
 		Apply: n.apply, Health: n.health, Paths: n.paths, Notes: n.notes, Explain: n.explain,
+		Announce: n.report,
 	})
 	if err != nil {
 		return nil, err
@@ -201,7 +207,10 @@ func (n *Node) build(creds *identity.Credentials) error {
 	if err := n.buildTraffic(common); err != nil {
 		return err
 	}
-	return n.buildNames()
+	if err := n.buildNames(); err != nil {
+		return err
+	}
+	return n.buildAnnounce()
 }
 
 // startAll starts the parts, in the order in which a snapshot is applied. The agent is last, since a
@@ -218,6 +227,9 @@ func (n *Node) startAll(parts *rooms) {
 	parts.start("steer", n.recompile)
 	if n.names != nil {
 		parts.start("dns", n.names.run)
+	}
+	if n.announce != nil {
+		parts.start("announce", n.announce.Run)
 	}
 	n.up.Store(true)
 	parts.start("agent", n.agent.Run)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/nearcast/nearcast/edge/agent"
+	"github.com/nearcast/nearcast/edge/announce"
 	"github.com/nearcast/nearcast/edge/kernel"
 	"github.com/nearcast/nearcast/edge/steer"
 	"github.com/nearcast/nearcast/proto/model"
@@ -32,7 +33,8 @@ type Status struct {
 	Endpoints []EndpointStatus `json:"endpoints,omitempty"` // as this gateway's prober sees them
 	Members   []MemberStatus   `json:"members,omitempty"`   // alive, says gossip
 	Traffic   TrafficStatus    `json:"traffic"`
-	Kernel    []kernel.State   `json:"kernel,omitempty"` // programs that an edge can use
+	Announce  *announce.Status `json:"announce,omitempty"` // by BGP
+	Kernel    []kernel.State   `json:"kernel,omitempty"`   // programs that an edge can use
 }
 
 // TunnelStatus is a tunnel to a gateway.
@@ -118,6 +120,10 @@ func (n *Node) Status() Status {
 		})
 	}
 	s.Traffic = n.traffic.status()
+	if n.announce != nil {
+		announced := n.announce.Status()
+		s.Announce = &announced
+	}
 	if n.kernel != nil {
 		s.Kernel = n.kernel.States()
 	}
@@ -198,6 +204,9 @@ func (n *Node) notes() []string {
 		return nil
 	}
 	notes := append(n.traffic.notes(), n.names.notes()...)
+	if n.announce != nil {
+		notes = append(notes, n.announce.Notes()...)
+	}
 	var limit syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) == nil && limit.Cur < filesWanted {
 		notes = append(notes, fmt.Sprintf("open files are limited to %d (LimitNOFILE), which limits flows", limit.Cur))

@@ -156,6 +156,15 @@ func (m *Mesh) SetShedding(shedding bool) {
 	m.poke()
 }
 
+// SetAnnouncing tells the others what this node announces by BGP; see Meta.
+func (m *Mesh) SetAnnouncing(announcing, wantsOut bool) {
+	m.mu.Lock()
+	m.metaNew = m.metaNew || m.meta.Announcing != announcing || m.meta.WantsOut != wantsOut
+	m.meta.Announcing, m.meta.WantsOut = announcing, wantsOut
+	m.mu.Unlock()
+	m.poke()
+}
+
 // Members returns the nodes that gossip has for alive, this one not among them, sorted by id.
 func (m *Mesh) Members() []Member {
 	m.mu.Lock()

@@ -14,9 +14,12 @@ type Meta struct {
 	Gateway  bool
 	Draining bool // takes no new flows
 	Shedding bool // is nearly full: answers name others, if there are any
-	Site     model.SiteName
-	Region   model.RegionName
-	Version  string // build version
+	// Announcing says that it announces by BGP all that it is to announce, WantsOut that it announces
+	// something that it wants to withdraw.
+	Announcing, WantsOut bool
+	Site                 model.SiteName
+	Region               model.RegionName
+	Version              string // build version
 }
 
 // Metadata on the wire:
@@ -26,7 +29,7 @@ type Meta struct {
 //	| form  | flags | length | site | length | region | length  | version |
 //	+-------+-------+--------+------+--------+--------+---------+---------+
 //
-// form is 1. Flags: 1 edge, 2 gateway, 4 draining, 8 shedding; others are ignored. Lengths are one byte. What
+// form is 1. Flags: 1 edge, 2 gateway, 4 draining, 8 shedding, 16 announcing, 32 wants out; others are ignored. Lengths are one byte. What
 // follows is ignored, so that later versions may append.
 const metaForm = 1
 
@@ -35,6 +38,8 @@ const (
 	flagGateway
 	flagDraining
 	flagShedding
+	flagAnnouncing
+	flagWantsOut
 )
 
 var errMetaShort = errors.New("metadata ends early")
@@ -55,6 +60,12 @@ func appendMeta(b []byte, m Meta) []byte {
 		flags |= flagShedding
 	}
 	b = append(b, metaForm, flags)
+	if m.Announcing {
+		flags |= flagAnnouncing
+	}
+	if m.WantsOut {
+		flags |= flagWantsOut
+	}
 	for _, word := range []string{string(m.Site), string(m.Region), m.Version} {
 		word = word[:min(len(word), wordBytesMax)]
 		b = append(b, byte(len(word)))
@@ -79,6 +90,9 @@ func parseMeta(b []byte) (Meta, error) {
 		Gateway:  b[1]&flagGateway != 0,
 		Draining: b[1]&flagDraining != 0,
 		Shedding: b[1]&flagShedding != 0,
+
+		Announcing: b[1]&flagAnnouncing != 0,
+		WantsOut:   b[1]&flagWantsOut != 0,
 	}
 	var words [3]string
 	b = b[2:]

@@ -43,6 +43,8 @@ edge/zone:               proto/model proto/zonefile
 edge/geo:                proto/model
 edge/dnssec:             proto/model proto/zonefile edge/zone
 edge/dns:                edge/udpio edge/zone edge/geo edge/dnssec
+edge/bfd:
+edge/announce:           proto/model proto/nearcast/v1 edge/bfd
 edge/agent:              proto/model proto/nearcast/v1 proto/identity
 edge:                    proto/* edge/*
 
