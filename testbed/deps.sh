@@ -3,7 +3,7 @@
 # argument "bench" also the peers that `make bench` measures against, without starting them as services.
 set -euo pipefail
 
-packages=(iproute2 curl ethtool iputils-ping procps awscli bind9-dnsutils knot-dnsutils unbound gdnsd)
+packages=(iproute2 curl ethtool iputils-ping procps awscli bind9-dnsutils knot-dnsutils unbound gdnsd bird2 frr)
 if [ "${1:-}" = bench ]; then
   packages+=(haproxy nginx-light libnginx-mod-stream dnsperf)
 fi

@@ -3,6 +3,7 @@ package world
 import (
 	"fmt"
 	"net/netip"
+	"time"
 )
 
 // Ports of the shipped binaries in a world: their defaults.
@@ -76,3 +77,12 @@ func (s *Spec) plan() []Host {
 func nodeName(site string, n int) string       { return fmt.Sprintf("%s-%d", site, n+1) }
 func endpointName(region string, n int) string { return fmt.Sprintf("%s-app-%d", region, n+1) }
 func controllerName(n int) string              { return fmt.Sprintf("ctl-%d", n+1) }
+
+// RTT returns the configured round trip between two places; both must exist.
+func (w *World) RTT(a, b string) time.Duration {
+	d, _ := w.Spec.rtt(a, b)
+	return d
+}
+
+// CityClients returns the addresses that a city's clients may have besides its host's own.
+func (w *World) CityClients(city string) netip.Prefix { return cityClients(w.hosts[city]) }

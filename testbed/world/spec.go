@@ -35,6 +35,8 @@ type Spec struct {
 	Cables []CableSpec `json:"cables,omitempty"`
 	// Spares are machines on which nothing runs.
 	Spares []SpareSpec `json:"spares,omitempty"`
+	// BGP has real routers lead clients to the sites. Without it each city reaches its site by decree.
+	BGP *BGPSpec `json:"bgp,omitempty"`
 }
 
 // SpareSpec is a machine on which nothing runs.
@@ -169,6 +171,7 @@ func Parse(text []byte) (*Spec, error) {
 	if err := yaml.UnmarshalStrict(text, s); err != nil {
 		return nil, fmt.Errorf("world file: %w", err)
 	}
+	s.Spares = append(s.Spares, s.BGP.spares()...)
 	return s, s.validate()
 }
 
@@ -205,6 +208,7 @@ func (s *Spec) validate() error {
 	if s.Controllers.Count < 1 {
 		bad("controllers.count: at least 1")
 	}
+	s.BGP.validate(s, bad)
 	return errors.Join(errs...)
 }
 

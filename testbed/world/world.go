@@ -43,7 +43,11 @@ type World struct {
 	Controllers []*Process
 	Endpoints   map[string]*Process
 
-	opt       Options
+	opt     Options
+	routers map[string]*router    // with BGP, by name
+	uplinks map[string]netip.Addr // with BGP: each node's router
+	cables  int                   // laid between routers
+
 	set       *netns.Set
 	hosts     map[string]Host
 	cancel    context.CancelFunc
@@ -66,9 +70,9 @@ func Raise(ctx context.Context, spec *Spec, opt Options) (w *World, err error) {
 			w = nil
 		}
 	}()
-	steps := []func(context.Context) error{w.raiseNetwork, w.startEndpoints}
+	steps := []func(context.Context) error{w.raiseNetwork, w.startEndpoints, w.startRouters}
 	if !opt.Bare {
-		steps = append(steps, w.startControllers, w.configurePlaces, w.startNodes)
+		steps = append(steps, w.startControllers, w.configurePlaces, w.startNodes, w.configureBGP)
 	}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
@@ -101,7 +105,7 @@ func (w *World) raiseNetwork(context.Context) error {
 	run, cancel := context.WithCancel(context.Background())
 	w.cancel, w.fabricEnd = cancel, make(chan error, 1)
 	go func() { w.fabricEnd <- w.Fabric.Run(run) }()
-	return w.layCables()
+	return errors.Join(w.layCables(), w.layRouters())
 }
 
 // layCables joins machines directly. Each cable is a network of its own, 172.16.N.0/24; accelerated
@@ -174,6 +178,9 @@ func (w *World) wanSpec(hosts []Host) wan.Spec {
 		spec.Access = append(spec.Access, wan.Access{At: c.Name, Up: p, Down: p})
 		for _, pool := range w.Spec.Pools {
 			for _, prefix := range pool.Prefixes {
+				if w.Spec.BGP != nil {
+					continue // routers lead there
+				}
 				spec.Routes = append(spec.Routes, wan.Route{Prefix: prefix, From: c.Name, To: w.siteNodes(c.Site)})
 			}
 		}
@@ -424,7 +431,9 @@ func (w *World) EndpointAddr(region string, n int) netip.Addr {
 // the network. It reports what did not end in order.
 func (w *World) Close() error {
 	var errs []error
-	for _, group := range [][]*Process{values(w.Nodes), w.Controllers, values(w.Endpoints)} {
+	routers, removed := w.closeRouters()
+	defer removed()
+	for _, group := range [][]*Process{values(w.Nodes), w.Controllers, values(w.Endpoints), routers} {
 		results := make(chan error, len(group))
 		for _, p := range group {
 			go func() {
@@ -445,12 +454,3 @@ func (w *World) Close() error {
 	}
 	return errors.Join(errs...)
 }
-
-// RTT returns the configured round trip between two places; both must exist.
-func (w *World) RTT(a, b string) time.Duration {
-	d, _ := w.Spec.rtt(a, b)
-	return d
-}
-
-// CityClients returns the addresses that a city's clients may have besides its host's own.
-func (w *World) CityClients(city string) netip.Prefix { return cityClients(w.hosts[city]) }
