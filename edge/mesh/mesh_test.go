@@ -156,6 +156,11 @@ func TestMembership(t *testing.T) {
 		m := pa.Members()
 		return len(m) == 1 && m[0].Meta.Draining
 	})
+	pb.SetAnnouncing(true, true)
+	eventually(t, "a learns what b announces", func() bool {
+		m := pa.Members()
+		return len(m) == 1 && m[0].Meta.Announcing && m[0].Meta.WantsOut
+	})
 	pb.stop()
 	eventually(t, "a learns that b has left", func() bool { return len(pa.Members()) == 0 })
 

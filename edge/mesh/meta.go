@@ -29,8 +29,8 @@ type Meta struct {
 //	| form  | flags | length | site | length | region | length  | version |
 //	+-------+-------+--------+------+--------+--------+---------+---------+
 //
-// form is 1. Flags: 1 edge, 2 gateway, 4 draining, 8 shedding, 16 announcing, 32 wants out; others are ignored. Lengths are one byte. What
-// follows is ignored, so that later versions may append.
+// form is 1. Flags: 1 edge, 2 gateway, 4 draining, 8 shedding, 16 announcing, 32 wants out; others are
+// ignored. Lengths are one byte. What follows is ignored, so that later versions may append.
 const metaForm = 1
 
 const (
@@ -59,13 +59,13 @@ func appendMeta(b []byte, m Meta) []byte {
 	if m.Shedding {
 		flags |= flagShedding
 	}
-	b = append(b, metaForm, flags)
 	if m.Announcing {
 		flags |= flagAnnouncing
 	}
 	if m.WantsOut {
 		flags |= flagWantsOut
 	}
+	b = append(b, metaForm, flags)
 	for _, word := range []string{string(m.Site), string(m.Region), m.Version} {
 		word = word[:min(len(word), wordBytesMax)]
 		b = append(b, byte(len(word)))

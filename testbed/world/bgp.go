@@ -288,15 +288,10 @@ func (w *World) startFRR(r *router) (err error) {
 		return err
 	}
 	socket := filepath.Join(r.dir, "zserv")
-	for _, d := range []struct {
-		name string
-		args []string
-	}{
-		{"zebra", nil}, {"bgpd", []string{"-n"}},
-	} {
-		args := append([]string{"-f", conf, "-z", socket, "-i",
-			filepath.Join(r.dir, d.name+".pid"), "--vty_socket", r.dir, "-A", "127.0.0.1"}, d.args...)
-		if err := w.daemon(r, d.name, "/usr/lib/frr/"+d.name, args...); err != nil {
+	for _, name := range []string{"zebra", "bgpd"} {
+		err := w.daemon(r, name, "/usr/lib/frr/"+name, "-f", conf, "-z", socket, "-i",
+			filepath.Join(r.dir, name+".pid"), "--vty_socket", r.dir, "-A", "127.0.0.1")
+		if err != nil {
 			return err
 		}
 		time.Sleep(500 * time.Millisecond) // bgpd asks zebra once in ten seconds if it is not there yet
