@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/nearcast/nearcast/testbed/load"
 	"github.com/nearcast/nearcast/testbed/netns"
