@@ -97,7 +97,8 @@ func (n *Node) buildEdge(common backbone.Common) (err error) {
 	cfg := relay.Config{
 		Meter: t.meter,
 		Self:  n.self, Pool: n.pool, Gateway: t.gateway, Memory: common.Memory, MaxFlows: n.cfg.MaxFlows,
-		Log: n.log.With("room", "relay"), Metrics: n.registry,
+		OnOverload: func(bound int) { t.doors.Backlog(bound + bound/4) },
+		Log:        n.log.With("room", "relay"), Metrics: n.registry,
 	}
 	if t.tcp, err = relay.NewTCP(cfg); err != nil {
 		return err

@@ -26,6 +26,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/nearcast/nearcast/edge/overload"
 	"github.com/nearcast/nearcast/edge/pump"
 	"github.com/nearcast/nearcast/edge/steer"
 	"github.com/nearcast/nearcast/edge/udpio"
@@ -85,6 +86,7 @@ type Gateway struct {
 	names   *names
 	poller  *udpio.Poller[*session]
 	trouble troubles
+	gate    overload.Gate // of streams
 	begun   time.Time
 
 	plan     atomic.Pointer[plan]

@@ -42,6 +42,13 @@ func newMetrics(g *Gateway) *metrics {
 		func() float64 { return float64(g.flows.Load()) })
 	gauge("udp_sessions", "UDP sessions that are open to endpoints.",
 		func() float64 { return float64(g.sessions.len()) })
+	gauge("tcp_overloaded", "1 while new flows are refused because they would wait too long for processor time, else 0.",
+		func() float64 {
+			if g.gate.Overloaded() {
+				return 1
+			}
+			return 0
+		})
 	m.opened = counter("tcp_opened_total", "TCP flows from edges that an endpoint took.")
 	m.refused = vector("tcp_refused_total", "TCP flows from edges that were refused, by the code told to the edge.", "code")
 	m.ended = vector("tcp_ended_total", "TCP flows from edges that ended, by who ended them and why.", "cause", "reason")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync/atomic"
+	"time"
 
 	"github.com/nearcast/nearcast/edge/backbone"
 	"github.com/nearcast/nearcast/edge/pump"
@@ -15,22 +16,30 @@ import (
 type stream struct {
 	pump.Pair
 	pump.Entry[*stream]
-	g      *Gateway
-	open   wire.Open
-	gate   pump.Gate   // open when the endpoint is connected and the edge was told
-	gone   atomic.Bool // counted out
-	ctx    context.Context
-	cancel context.CancelFunc // of dialling
+	g    *Gateway
+	open wire.Open
+	gate pump.Gate   // open when the endpoint is connected and the edge was told
+	gone atomic.Bool // counted out
+
+	entered time.Time
+	ctx     context.Context
+	cancel  context.CancelFunc // of dialling
 }
 
 // HandleStream takes a new stream; it is backbone.ServerConfig's.
 func (g *Gateway) HandleStream(s *backbone.Stream, open *wire.Open) backbone.Sink {
-	f := &stream{g: g, open: *open}
+	if !g.gate.Enter() { // before anything is spent on it: another gateway may have time
+		g.metrics.refused.WithLabelValues(wire.OpenOverloaded.String()).Inc()
+		s.OpenResult(wire.OpenResult{Code: wire.OpenOverloaded})
+		return refused{}
+	}
+	f := &stream{g: g, open: *open, entered: time.Now()}
 	f.ctx, f.cancel = context.WithCancel(g.ctx)
 	f.Begin(f, &g.running)
 	f.SetStream(s)
 	g.streams.Add(&f.Entry, f)
 	if g.flows.Add(1) > int64(g.cfg.MaxFlows) || !g.start(f.run) {
+		g.gate.Leave()
 		f.leave()
 		g.metrics.refused.WithLabelValues(wire.OpenOverloaded.String()).Inc()
 		s.OpenResult(wire.OpenResult{Code: wire.OpenOverloaded})
@@ -42,6 +51,10 @@ func (g *Gateway) HandleStream(s *backbone.Stream, open *wire.Open) backbone.Sin
 // run connects the flow and carries the endpoint's bytes.
 func (f *stream) run() {
 	s := f.Stream()
+	if !f.g.gate.Begin(f.entered, time.Now()) {
+		f.refuse(s, &OpenError{Code: wire.OpenOverloaded})
+		return
+	}
 	conn, endpoint, err := f.g.dial(f.ctx, &f.open, false)
 	if err != nil {
 		f.refuse(s, err)

@@ -15,6 +15,8 @@ const (
 	retryEvery  = 5 * time.Second       // for sockets that could not be opened
 	drainAccept = 10 * time.Millisecond // for connections in the backlog of a socket that is closed
 
+	backlogMax = 1<<16 - 1 // the kernel takes net.core.somaxconn if that is less
+
 	acceptBackoffMin = 5 * time.Millisecond // after "too many open files" and the like, doubled each time
 	acceptBackoffMax = time.Second
 

@@ -20,14 +20,17 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/nearcast/nearcast/bpf/dispatch"
 	"github.com/nearcast/nearcast/edge/flow"
@@ -89,6 +92,7 @@ type Set struct {
 	poller  *udpio.Poller[door]
 	running sync.WaitGroup // accept loops
 	answers answers        // with a dispatcher
+	backlog atomic.Int64   // see Backlog
 
 	mu      sync.Mutex // guards what follows, and is held while sockets are opened
 	wanted  []socketWish
@@ -339,6 +343,25 @@ func (s *Set) shut(sockets []*socket) {
 	}
 }
 
+// Backlog bounds how many connections may wait to be accepted at each socket from now on; 0 is the
+// system's bound. The kernel drops the SYNs of those that would be too many, which is the cheapest way
+// there is to turn somebody away, and one after which clients try again in a second. A socket takes the
+// bound over when it next accepts.
+func (s *Set) Backlog(bound int) { s.backlog.Store(int64(bound)) }
+
+// setBacklog has the kernel change the backlog of a socket that listens already.
+func setBacklog(l *net.TCPListener, bound int) error {
+	if bound == 0 {
+		bound = backlogMax
+	}
+	rc, err := l.SyscallConn()
+	if err != nil {
+		return err
+	}
+	cerr := rc.Control(func(fd uintptr) { err = os.NewSyscallError("listen", unix.Listen(int(fd), bound)) })
+	return errors.Join(err, cerr)
+}
+
 // Run serves the sockets until ctx ends, and closes them then. It returns when all loops have ended.
 func (s *Set) Run(ctx context.Context) error {
 	var group errgroup.Group
@@ -396,8 +419,12 @@ func (s *Set) accept(k *socket) {
 	defer close(k.done)
 	defer k.tcp.Close()
 	var backoff time.Duration
+	backlog := 0
 	for {
 		conn, err := k.tcp.AcceptTCP()
+		if now := int(s.backlog.Load()); now != backlog && setBacklog(k.tcp, now) == nil {
+			backlog = now
+		}
 		var nerr net.Error
 		switch {
 		case err == nil:

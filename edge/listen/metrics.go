@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"syscall"
+	"unsafe"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
@@ -60,7 +61,39 @@ func newMetrics(s *Set) *metrics {
 		}
 		return float64(n)
 	})
+	gauge("backlog_drops", "SYNs that the kernel dropped because too many connections waited at the open TCP sockets.", func() float64 {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		n := uint64(0)
+		for _, k := range s.sockets {
+			if k.tcp != nil {
+				n += socketDrops(k.tcp)
+			}
+		}
+		for _, k := range s.shared.sockets {
+			if k.tcp != nil {
+				n += socketDrops(k.tcp)
+			}
+		}
+		return float64(n)
+	})
 	return m
+}
+
+// socketDrops returns what the kernel dropped at a socket (SO_MEMINFO of socket(7): nine counters, the
+// last of which it is).
+func socketDrops(c syscall.Conn) uint64 {
+	var info [9]uint32
+	rc, err := c.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	_ = rc.Control(func(fd uintptr) {
+		size := uint32(unsafe.Sizeof(info))
+		_, _, _ = unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO,
+			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+	})
+	return uint64(info[len(info)-1])
 }
 
 func (m *metrics) register(r prometheus.Registerer) error {

@@ -33,6 +33,7 @@ type tcpFlow struct {
 	proxied  bool // the client is a proxy that says whom it speaks for
 	eof      bool // the client has ended its direction
 	asked    int  // gateways
+	entered  time.Time
 	early    early
 	account  meter.Account
 
@@ -53,6 +54,11 @@ type tcpFlow struct {
 // run takes a flow from its first byte to where it is served, and then carries what the client sends.
 func (f *tcpFlow) run() {
 	f.cond.L = &f.mu
+	if !f.t.gate.Begin(f.entered, time.Now()) {
+		f.t.admit.refused("overload")
+		f.end(wire.ResetOverload)
+		return
+	}
 	if f.proxied && !f.readHeader() {
 		return
 	}

@@ -55,6 +55,15 @@ type tcpMetrics struct {
 func newTCPMetrics(t *TCP) *tcpMetrics {
 	m := &tcpMetrics{collectors: collectors{prefix: "nearcast_relay_tcp_"}}
 	m.gauge("flows", "Client connections that are open.", func() float64 { return float64(t.flows.Len()) })
+	m.gauge("starting", "Client connections that were accepted and wait for processor time.",
+		func() float64 { return float64(t.gate.Waiting()) })
+	m.gauge("overloaded", "1 while new connections are turned away because they would wait too long, else 0.",
+		func() float64 {
+			if t.gate.Overloaded() {
+				return 1
+			}
+			return 0
+		})
 	m.shed = m.vector("shed_total", "Client connections refused at accept, by what was full or wrong.", "reason")
 	m.moved = m.vector("moved_total",
 		"Times that a connection went on to another gateway before an endpoint took it, by why.", "why")

@@ -62,6 +62,10 @@ type Config struct {
 	// Meter counts the traffic of each listener and group. nil: one that nobody reads.
 	Meter *meter.Meter
 
+	// OnOverload is told how many new connections may wait while this node is overloaded, and 0 when it
+	// is not any more (see package overload). It must not block. nil: nobody.
+	OnOverload func(bound int)
+
 	Log     *slog.Logger          // nil: discard
 	Metrics prometheus.Registerer // nil: not registered
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nearcast/nearcast/edge/flow"
 	"github.com/nearcast/nearcast/edge/meter"
+	"github.com/nearcast/nearcast/edge/overload"
 	"github.com/nearcast/nearcast/edge/pump"
 	"github.com/nearcast/nearcast/edge/steer"
 	"github.com/nearcast/nearcast/proto/model"
@@ -26,6 +27,7 @@ type TCP struct {
 	flows   pump.Registry[*tcpFlow]
 	opening pump.Registry[*attempt]
 	pipes   pump.Pipes
+	gate    overload.Gate
 
 	mu      sync.Mutex // guards closed, and running against it
 	closed  bool
@@ -45,6 +47,7 @@ func NewTCP(cfg Config) (*TCP, error) {
 	t.metrics = newTCPMetrics(t)
 	t.admit.max, t.admit.memory = int64(cfg.MaxFlows), cfg.Memory
 	t.admit.refused = func(reason string) { t.metrics.shed.WithLabelValues(reason).Inc() }
+	t.gate.OnChange = cfg.OnOverload
 	return t, t.metrics.register(cfg.Metrics)
 }
 
@@ -88,27 +91,41 @@ func (t *TCP) Fold() {
 
 // Handle takes a connection of a client; it is listen.Config's HandleTCP.
 func (t *TCP) Handle(conn *net.TCPConn) {
+	if !t.gate.Enter() { // before anything is spent on it
+		t.admit.refused("overload")
+		pump.Abort(conn)
+		return
+	}
+	if !t.take(conn) {
+		t.gate.Leave()
+	}
+}
+
+// take begins the flow of a connection, and reports whether its goroutine will run.
+func (t *TCP) take(conn *net.TCPConn) bool {
 	remote, ok1 := conn.RemoteAddr().(*net.TCPAddr)
 	local, ok2 := conn.LocalAddr().(*net.TCPAddr)
 	if !ok1 || !ok2 {
 		pump.Abort(conn)
-		return
+		return false
 	}
-	f := &tcpFlow{t: t}
+	f := &tcpFlow{t: t, entered: time.Now()}
 	f.tuple = flow.Tuple{Src: unmap(remote.AddrPort()), Dst: unmap(local.AddrPort()), Proto: flow.TCP}
 	if !t.begin(f) {
 		pump.Abort(conn)
-		return
+		return false
 	}
 	f.Begin(f, &t.running)
 	if !f.Attach(conn) {
 		t.admit.leave(f.pass)
-		return
+		return false
 	}
 	t.flows.Add(&f.Entry, f)
 	if !t.start(f.run) {
 		f.end(wire.ResetShutdown)
+		return false
 	}
+	return true
 }
 
 // begin finds the listener of a flow and admits it there.

@@ -3,7 +3,6 @@ package scenario
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"sync"
@@ -22,7 +21,6 @@ func TestPressure(t *testing.T) {
 	d := raise(t, "main", nil, world.Options{NodeArgs: []string{"--memory-max", "512MB"}})
 	t.Run("limits of a listener and a source", d.limits)
 	t.Run("idle and trickling connections", d.slowloris)
-	t.Run("twice the saturating load", d.overload)
 	t.Run("a million UDP sources", d.udpSources)
 }
 
@@ -168,63 +166,4 @@ func (d *deployment) udpSources(t *testing.T) {
 		_, err := load.EchoDatagram(ctx, d.Dial("jakarta"), d.at(load.PortUDP), []byte("me too"), time.Second)
 		return err
 	})
-}
-
-// overload doubles the clients that already saturate the machine: what gets done must not fall.
-func (d *deployment) overload(t *testing.T) {
-	goodput := func(clients int, lasts time.Duration) float64 {
-		var done, failed atomic.Int64
-		ctx, cancel := context.WithTimeout(d.ctx, lasts)
-		defer cancel()
-		var wg sync.WaitGroup
-		for range clients {
-			local := net.TCPAddrFromAddrPort(netip.AddrPortFrom(nthAddr(d.CityClients("jakarta"), 1+rand.IntN(60_000)), 0))
-			wg.Go(func() {
-				// The whole client runs in the namespace: entering it for each connection would be the
-				// load's own cost.
-				_ = d.NS("jakarta").Do(func() error {
-					for ctx.Err() == nil {
-						one, cancel := context.WithTimeout(ctx, 5*time.Second)
-						_, err := load.Fetch(one, (&net.Dialer{LocalAddr: local}).DialContext, d.at(world.ListenHTTP), 10_000)
-						cancel()
-						switch {
-						case err == nil:
-							done.Add(1)
-						case ctx.Err() == nil:
-							failed.Add(1)
-						}
-					}
-					return nil
-				})
-			})
-		}
-		wg.Wait()
-		rate := float64(done.Load()) / lasts.Seconds()
-		t.Logf("%4d clients: %.0f downloads/s, %d failed", clients, rate, failed.Load())
-		return rate
-	}
-	peak := 0.0
-	saturating := 0
-	for clients := 50; clients <= 800; clients *= 2 {
-		rate := goodput(clients, 4*time.Second)
-		if rate > peak*1.05 {
-			peak, saturating = max(peak, rate), clients
-		}
-	}
-	twice := goodput(2*saturating, 8*time.Second)
-	t.Logf("saturated by %d clients at %.0f/s; twice as many: %.0f/s, %.0f %% of the peak", saturating, peak, twice,
-		100*twice/peak)
-	// Clients, network emulator, nodes and application share two cores here, so more clients take
-	// time from the nodes themselves (65 % was seen); that is why the test's own limit is below the promise of 90 %.
-	if twice < 0.4*peak {
-		t.Errorf("goodput fell to %.0f %% of the peak", 100*twice/peak)
-	}
-	took := eventually(t, 5*time.Second, "it recovers", func() error {
-		got, err := d.fetchFrom("jakarta")
-		if err == nil && got.Total > time.Second {
-			err = fmt.Errorf("a download takes %v", got.Total)
-		}
-		return err
-	})
-	t.Logf("recovered %v after", took.Round(time.Millisecond))
 }

@@ -35,8 +35,9 @@ edge/kernel:             proto/model bpf/dispatch bpf/tune bpf/guard
 edge/backbone:           proto/model proto/wire proto/identity edge/datagram
 edge/proxyproto:
 edge/pump:               proto/wire edge/backbone
-edge/gateway:            proto/model proto/wire edge/flow edge/udpio edge/steer edge/backbone edge/proxyproto edge/pump
-edge/relay:              proto/model proto/wire edge/flow edge/udpio edge/steer edge/listen edge/backbone edge/proxyproto edge/pump edge/gateway edge/meter
+edge/overload:
+edge/gateway:            proto/model proto/wire edge/flow edge/udpio edge/steer edge/backbone edge/proxyproto edge/overload edge/pump
+edge/relay:              proto/model proto/wire edge/flow edge/udpio edge/steer edge/listen edge/backbone edge/proxyproto edge/overload edge/pump edge/gateway edge/meter
 edge/probe:              proto/model
 edge/mesh:               proto/model
 edge/zone:               proto/model proto/zonefile
