@@ -93,6 +93,7 @@ func (n *Node) take(p plan) {
 	shut := n.shut(p.drained)
 	n.setShut(shut)
 	n.traffic.gateway.Apply(p.snapshot)
+	n.traffic.logFlows(p.snapshot)
 	n.setTable(p.table, p.view)
 	if n.kernel != nil {
 		if err := n.kernel.Apply(p.snapshot); err != nil {

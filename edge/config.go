@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/nearcast/nearcast/edge/flowlog"
 	"github.com/nearcast/nearcast/edge/kernel"
 	"github.com/nearcast/nearcast/proto/identity"
 	"github.com/nearcast/nearcast/proto/model"
@@ -69,6 +70,10 @@ type Config struct {
 	GuardInterfaces  []string // [guard-interfaces] where clients' packets arrive; empty: no guard
 
 	MetricsListen string // [metrics-listen] "host:port" of /metrics, /healthz, /readyz, /status; "": none
+
+	// FlowLogs says where records of flows go; its Dir, Socket and Node are set by the node.
+	// [flow-logs, flow-logs-format, flow-logs-account, flow-logs-spool]
+	FlowLogs flowlog.Config
 
 	MaxFlows     int           // [max-flows] of each protocol; 0: 262,144
 	MemoryMax    int64         // [memory-max] bytes for the whole process; 0: no limit is set

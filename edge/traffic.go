@@ -2,6 +2,7 @@ package edge
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/nearcast/nearcast/edge/backbone"
 	"github.com/nearcast/nearcast/edge/datagram"
 	"github.com/nearcast/nearcast/edge/flow"
+	"github.com/nearcast/nearcast/edge/flowlog"
 	"github.com/nearcast/nearcast/edge/gateway"
 	"github.com/nearcast/nearcast/edge/kernel"
 	"github.com/nearcast/nearcast/edge/listen"
@@ -29,6 +31,7 @@ type traffic struct {
 	udp       *relay.UDP
 	doors     *listen.Set
 	meter     *meter.Meter
+	flowlog   *flowlog.Log
 
 	doorsShut atomic.Pointer[error] // which of the doors could not be opened at first, and why
 }
@@ -90,7 +93,15 @@ func (n *Node) buildEdge(common backbone.Common) (err error) {
 		return err
 	}
 	n.pool.OnChange(n.changed)
-	t.meter, err = meter.New(meter.Config{Fold: t.fold, Report: n.agent.ReportTraffic, Metrics: n.registry})
+	logs := n.cfg.FlowLogs
+	logs.Dir, logs.Socket = filepath.Join(n.cfg.DataDir, "flowlogs"), filepath.Join(n.cfg.DataDir, "flows.sock")
+	logs.Node, logs.Log, logs.Metrics = string(n.self), n.log.With("room", "flowlog"), n.registry
+	if t.flowlog, err = flowlog.New(logs); err != nil {
+		return err
+	}
+	t.meter, err = meter.New(meter.Config{
+		Fold: t.fold, Report: n.agent.ReportTraffic, Metrics: n.registry, Wanted: t.flowlog.Wanted, Window: t.flowlog.Record,
+	})
 	if err != nil {
 		return err
 	}
@@ -125,6 +136,7 @@ func (t *traffic) start(parts *rooms) {
 	}
 	parts.start("gateway", t.gateway.Run)
 	if t.doors != nil {
+		parts.start("flow logs", t.flowlog.Run)
 		parts.start("meter", t.meter.Run)
 		parts.start("relay of TCP", t.tcp.Run)
 		parts.start("relay of UDP", t.udp.Run)
@@ -136,6 +148,22 @@ func (t *traffic) start(parts *rooms) {
 func (t *traffic) fold(time.Time) {
 	t.tcp.Fold()
 	t.udp.Fold()
+}
+
+// logFlows has the flows of a snapshot's accelerators written down as they want it.
+func (t *traffic) logFlows(s *model.Snapshot) {
+	if t.flowlog == nil {
+		return
+	}
+	var region model.RegionName
+	var name model.SiteName
+	if self := s.Node(t.n.self); self != nil {
+		name = self.Site
+		if site := s.Site(name); site != nil {
+			region = site.Region
+		}
+	}
+	t.flowlog.Apply(s, region, name)
 }
 
 // toEdge sends the gateway's datagrams to an edge.

@@ -48,6 +48,11 @@ type options struct {
 	geoDatabases      []string
 	guardInterfaces   []string
 	metricsListen     string
+	flowLogs          string
+	flowLogsFormat    string
+	flowLogsAccount   string
+	flowLogsSpool     string
+	flowLogsInterval  time.Duration
 	maxFlows          int
 	memoryMax         string
 	drainTimeout      time.Duration
@@ -96,6 +101,13 @@ func (o *options) register(f *pflag.FlagSet) {
 		"`interfaces` on which clients' packets arrive, like eth0: the kernel program guard is attached there")
 	f.StringVar(&o.metricsListen, "metrics-listen", "127.0.0.1:9465",
 		"`address:port` of /metrics, /healthz, /readyz, /status and /drops; empty: none")
+	f.StringVar(&o.flowLogs, "flow-logs", "",
+		"where flow logs go: a `directory`, or the https:// endpoint of an S3-compatible store; see docs/FLOWLOGS.md")
+	f.StringVar(&o.flowLogsFormat, "flow-logs-format", "aws", "`format` of flow logs: aws or json")
+	f.StringVar(&o.flowLogsAccount, "flow-logs-account", "000000000000",
+		"account `id` in flow logs of accelerators whose project is none")
+	f.StringVar(&o.flowLogsSpool, "flow-logs-spool", "1GiB", "most disk for flow logs not delivered yet, a `size`")
+	f.DurationVar(&o.flowLogsInterval, "flow-logs-interval", 5*time.Minute, "how much time one file of flow logs covers")
 	f.IntVar(&o.maxFlows, "max-flows", 0, "most concurrent client `flows`, TCP and UDP each (default 262144)")
 	f.StringVar(&o.memoryMax, "memory-max", "", "most memory to use, a `size` like 512MB or 4GiB (default no limit)")
 	f.DurationVar(&o.drainTimeout, "drain-timeout", edge.DrainTimeoutDefault, "how long flows may take to end at SIGTERM")
@@ -236,6 +248,10 @@ func (o *options) config() (edge.Config, error) {
 		cfg.KernelPins = o.kernelPins
 	}
 	o.names(&cfg, flag)
+	cfg.FlowLogs, err = o.flowLogsConfig(os.Getenv)
+	flag("flow-logs", err)
+	cfg.FlowLogs.SpoolMax, err = parseSize(o.flowLogsSpool)
+	flag("flow-logs-spool", err)
 	cfg.MemoryMax, err = parseSize(o.memoryMax)
 	flag("memory-max", err)
 	if len(errs) > 0 {

@@ -67,7 +67,7 @@ func (g *Gateway) handleOpen(b *batch, key sessionKey, m []byte) {
 			return
 		}
 	}
-	g.send(key.peer, [][]byte{(&wire.DatagramAck{FlowID: key.flow}).Append(nil)})
+	g.send(key.peer, [][]byte{s.ack().Append(nil)})
 	g.add(b, s, b.open.Payload, b.open.TOS)
 }
 

@@ -17,7 +17,8 @@ import (
 type session struct {
 	key    sessionKey
 	idle   time.Duration
-	header []byte       // PROXY protocol in front of every datagram, or nil
+	header []byte // PROXY protocol in front of every datagram, or nil
+	ends   atomic.Pointer[ends]
 	last   atomic.Int64 // when a datagram passed, in nanoseconds of the sessions' clock
 
 	mu      sync.Mutex  // held briefly, and while the socket is opened
@@ -25,6 +26,18 @@ type session struct {
 	pending []datagram  // that came meanwhile
 	held    int         // bytes in them
 	over    bool
+}
+
+// ends are those of a session's socket.
+type ends struct{ endpoint, source netip.AddrPort }
+
+// ack tells the edge that the session is known, and where it goes if that is known.
+func (s *session) ack() *wire.DatagramAck {
+	a := &wire.DatagramAck{FlowID: s.key.flow}
+	if e := s.ends.Load(); e != nil {
+		a.Endpoint, a.Source = e.endpoint, e.source
+	}
+	return a
 }
 
 type sessionKey struct {
@@ -223,6 +236,7 @@ func (g *Gateway) connect(s *session, k *pick, e *model.Endpoint, open *wire.Ope
 			g.cfg.Log.Debug("session not opened", "endpoint", e.ID, "error", err)
 			continue
 		}
+		s.ends.Store(&ends{to, conn.LocalAddr()})
 		if !g.attach(s, conn) {
 			conn.Close()
 			return wire.ResetOverload

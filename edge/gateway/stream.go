@@ -3,6 +3,8 @@ package gateway
 import (
 	"context"
 	"errors"
+	"net"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -64,7 +66,10 @@ func (f *stream) run() {
 		return // reset meanwhile
 	}
 	f.g.metrics.opened.Inc()
-	s.OpenResult(wire.OpenResult{Code: wire.OpenOK, Endpoint: string(endpoint)})
+	s.OpenResult(wire.OpenResult{
+		Code: wire.OpenOK, Endpoint: string(endpoint),
+		EndpointAddr: addrPort(conn.RemoteAddr()), Source: addrPort(conn.LocalAddr()),
+	})
 	if f.gate.Open() {
 		f.Pair.Deliver(nil, true)
 	}
@@ -118,3 +123,10 @@ type refused struct{}
 func (refused) Opened(wire.OpenResult)       {}
 func (refused) Deliver(p []byte, _ bool) int { return len(p) }
 func (refused) Reset(wire.ResetReason)       {}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	if t, ok := a.(*net.TCPAddr); ok {
+		return netip.AddrPortFrom(t.AddrPort().Addr().Unmap().WithZone(""), t.AddrPort().Port())
+	}
+	return netip.AddrPort{}
+}

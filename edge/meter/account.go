@@ -3,6 +3,7 @@ package meter
 import (
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/nearcast/nearcast/proto/model"
 )
@@ -35,18 +36,32 @@ const (
 // Account is what one flow has carried. Its flow embeds it; the zero value counts nothing until Begin.
 type Account struct {
 	protocol model.Protocol
-	address  netip.Addr
+	to       netip.AddrPort // the accelerated address
 	listener *Listener
 
 	mu   sync.Mutex // held briefly; guards what follows
-	cell *Cell      // nil: no group has taken the flow
-	seen Sample     // what was folded
+	path Path
+	from time.Time // of the present window
+	cell *Cell     // nil: no group has taken the flow
+	seen Sample    // what was folded
 	over bool
 }
 
-// Begin says whose flow it is: of which listener, and by which accelerated address it came.
-func (a *Account) Begin(l *Listener, p model.Protocol, address netip.Addr) {
-	a.listener, a.protocol, a.address = l, p, address
+// Begin says whose flow it is: of which listener and client, and by which accelerated address it came.
+func (a *Account) Begin(l *Listener, p model.Protocol, client, to netip.AddrPort) {
+	a.listener, a.protocol, a.to, a.path.Client, a.from = l, p, to, client, time.Now()
+}
+
+// Via says what has become known of the flow's path. What is not valid in it stays as it was.
+func (a *Account) Via(p Path) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if p.Client.IsValid() {
+		a.path.Client = p.Client
+	}
+	if p.Endpoint.IsValid() {
+		a.path.Endpoint, a.path.Source = p.Endpoint, p.Source
+	}
 }
 
 // Serve says which group has taken the flow. A flow that goes on to another group is no new one. What it
@@ -68,7 +83,7 @@ func (a *Account) Serve(g *model.EndpointGroup) {
 }
 
 func (a *Account) key(g model.GroupID, r model.RegionName) Key {
-	return Key{Group: g, Region: r, Protocol: a.protocol, Address: a.address}
+	return Key{Group: g, Region: r, Protocol: a.protocol, Address: a.to.Addr()}
 }
 
 // Fold adds what the flow has carried since the last time to its group's counts.
@@ -83,19 +98,46 @@ func (a *Account) Fold(now Sample) {
 // fold adds what is new.
 func (a *Account) fold(c *Cell, now Sample) {
 	d := a.news(now)
-	if d == (Carried{}) {
+	if d == (Carried{}) && !a.over {
 		return
 	}
+	a.window(c, d, "")
+	c.add(d)
+}
+
+func (c *Cell) add(d Carried) {
 	c.packetsIn.Add(d.PacketsIn)
 	c.packetsOut.Add(d.PacketsOut)
 	c.bytesIn.Add(d.BytesIn)
 	c.bytesOut.Add(d.BytesOut)
 }
 
+// window hands on what a flow has carried since the last time. The caller holds mu.
+func (a *Account) window(c *Cell, d Carried, rejected string) {
+	l := a.listener
+	if !l.wanted() {
+		a.from = time.Time{}
+		return
+	}
+	now := time.Now()
+	if a.from.IsZero() || now.Sub(a.from) > period { // it was quiet, or not wanted, before
+		a.from = now.Add(-period)
+	}
+	l.m.cfg.Window(Window{
+		Accelerator: l.accelerator, Listener: l.id, Group: c.key.Group, Region: c.key.Region,
+		Protocol: a.protocol, Path: a.path, Accelerated: a.to, Carried: d, Start: a.from, End: now, Rejected: rejected,
+	})
+	a.from = now
+}
+
+func (l *Listener) wanted() bool {
+	return l.m.cfg.Wanted != nil && l.m.cfg.Window != nil && l.m.cfg.Wanted(l.accelerator)
+}
+
 // news returns what a sample says beyond the last one. One that is older adds nothing: two goroutines may
 // have asked the kernel at once. The caller holds mu.
 func (a *Account) news(now Sample) Carried {
-	header := headerBytes(a.protocol, a.address) + uint64(now.Options)
+	header := headerBytes(a.protocol, a.to.Addr()) + uint64(now.Options)
 	var d Carried
 	d.PacketsIn = grown(&a.seen.PacketsIn, now.PacketsIn)
 	d.PacketsOut = grown(&a.seen.PacketsOut, now.PacketsOut)
@@ -152,23 +194,33 @@ func (a *Account) Close(now Sample, how Ending) {
 	} else {
 		c.active.Add(-1)
 	}
-	a.fold(c, now)
 	if how == Unserved {
 		c.unserved.Add(1)
 		how = ResetByNearcast
+		d := a.news(now)
+		c.add(d)
+		a.window(c, d, "no_endpoint")
+	} else {
+		a.fold(c, now)
 	}
 	if how != Ended && a.protocol == model.TCP {
 		c.resets[how].Add(1)
 	}
 }
 
-// Refuse counts a flow that was not admitted, or, as Unserved, one for which there is no way.
-func (l *Listener) Refuse(p model.Protocol, address netip.Addr, how Ending) {
-	c := l.Cell(Key{Protocol: p, Address: address})
+// Refuse counts a flow that was not admitted, or, as Unserved, one for which there is no way. why is one
+// word.
+func (l *Listener) Refuse(p model.Protocol, client, to netip.AddrPort, how Ending, why string) {
+	c := l.Cell(Key{Protocol: p, Address: to.Addr()})
 	if how == Unserved {
 		c.unserved.Add(1)
 	}
 	if p == model.TCP {
 		c.resets[ResetByNearcast].Add(1)
+	}
+	if l.wanted() {
+		now := time.Now()
+		l.m.cfg.Window(Window{Accelerator: l.accelerator, Listener: l.id, Protocol: p, Path: Path{Client: client},
+			Accelerated: to, Start: now, End: now, Rejected: why})
 	}
 }

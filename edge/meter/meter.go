@@ -35,7 +35,33 @@ type Config struct {
 	// Report takes the reports of a minute. It must not block. nil: discarded.
 	Report func([]model.TrafficReport)
 
+	// Wanted reports whether the flows of an accelerator are wanted one by one; Window takes them then,
+	// and those that were rejected. Neither may block. nil: none are.
+	Wanted func(model.AcceleratorID) bool
+	Window func(Window)
+
 	Metrics prometheus.Registerer // nil: not registered
+}
+
+// Window is what one flow has carried in at most a minute, with all headers from IP on.
+type Window struct {
+	Accelerator model.AcceleratorID
+	Listener    model.ListenerID
+	Group       model.GroupID    // "": none took it
+	Region      model.RegionName // the group's
+	Protocol    model.Protocol
+	Path
+	Accelerated netip.AddrPort
+	Carried
+	Start, End time.Time
+	Rejected   string // why, in one word; "": it was accepted
+}
+
+// Path is where a flow comes from and goes to.
+type Path struct {
+	Client   netip.AddrPort
+	Endpoint netip.AddrPort // invalid: not known, or none
+	Source   netip.AddrPort // whom the endpoint sees; the client itself where its address is kept
 }
 
 // Meter counts the traffic of a node. One a process; safe for concurrent use.

@@ -35,7 +35,7 @@ func newMeter(t testing.TB, c Config) *Meter {
 
 func (m *Meter) account(p model.Protocol, addr netip.Addr) *Account {
 	a := new(Account)
-	a.Begin(m.Listener(web), p, addr)
+	a.Begin(m.Listener(web), p, netip.MustParseAddrPort("198.51.100.7:5000"), netip.AddrPortFrom(addr, 443))
 	return a
 }
 
@@ -91,7 +91,7 @@ func TestEndings(t *testing.T) {
 	}
 	m.account(model.TCP, v4).Close(Sample{BytesIn: 7}, Unserved)
 	m.account(model.TCP, v4).Close(Sample{}, ResetByClient)
-	m.Listener(web).Refuse(model.TCP, v4, ResetByNearcast)
+	m.Listener(web).Refuse(model.TCP, netip.AddrPort{}, netip.AddrPortFrom(v4, 443), ResetByNearcast, "node")
 	want = model.TrafficCounts{BytesIn: 7, ResetsNearcast: 2, ResetsClient: 1, Unserved: 1}
 	if got := m.one(t); got.TrafficCounts != want || got.Group != "" {
 		t.Errorf("without a group: got %+v, want %+v", got, want)
@@ -262,7 +262,7 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]float64{
-		"nearcast_traffic_bytes_total a in g1 web tcp": 2 * (40 + 10), "nearcast_traffic_bytes_total a out g1 web tcp": 0,
+		"nearcast_traffic_bytes_total a in g1 web tcp": 40 + 10 + 60 + 10, "nearcast_traffic_bytes_total a out g1 web tcp": 0,
 		"nearcast_traffic_flows_total a g1 web tcp": 2, "nearcast_traffic_flows a g1 web tcp": 0,
 		"nearcast_traffic_packets_total a in g1 web tcp": 2, "nearcast_traffic_unserved_total a g1 web tcp": 0,
 		"nearcast_traffic_resets_total a endpoint g1 web tcp": 2, "nearcast_traffic_uncounted_total": 0,

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/nearcast/nearcast/edge/backbone"
+	"github.com/nearcast/nearcast/edge/meter"
 	"github.com/nearcast/nearcast/edge/pump"
 	"github.com/nearcast/nearcast/edge/steer"
 	"github.com/nearcast/nearcast/proto/model"
@@ -54,6 +55,7 @@ func (a *attempt) Opened(r wire.OpenResult) {
 	}
 	if r.Code == wire.OpenOK {
 		a.answer = answerOpen
+		f.account.Via(meter.Path{Endpoint: r.EndpointAddr, Source: r.Source})
 		f.account.Serve(a.group.Group)
 		f.cond.Broadcast()
 		f.t.opening.Remove(&a.Entry)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"time"
@@ -101,6 +102,7 @@ func (f *tcpFlow) readHeader() bool {
 		f.Proceed()
 		if h.Valid() {
 			f.tuple.Src = unmap(h.Src)
+			f.account.Via(meter.Path{Client: f.tuple.Src})
 		}
 		f.mu.Lock()
 		ok := !f.over && f.t.admit.enterSource(&f.pass, sourceOf(f.listener.ID, f.tuple.Src.Addr()))
@@ -291,6 +293,7 @@ func (f *tcpFlow) serveHere(t *steer.Table, c *steer.Candidate) outcome {
 		return ended
 	}
 	f.local = true // Ended gives it back
+	f.account.Via(meter.Path{Endpoint: addrPort(conn.RemoteAddr()), Source: addrPort(conn.LocalAddr())})
 	f.account.Serve(c.Group)
 	if f.interrupted {
 		f.interrupted = false
@@ -393,6 +396,13 @@ func endingOf(end pump.End) meter.Ending {
 		return meter.Unserved
 	}
 	return meter.ResetByNearcast
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	if t, ok := a.(*net.TCPAddr); ok {
+		return unmap(t.AddrPort())
+	}
+	return netip.AddrPort{}
 }
 
 // sampleOf counts what a connection has carried. The options of a handshake are taken for those of any

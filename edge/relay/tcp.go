@@ -144,17 +144,17 @@ func (t *TCP) begin(f *tcpFlow) bool {
 	counts := r.counts[f.listener.ID]
 	f.pass, ok = t.admit.enter(counts)
 	if !ok {
-		counts.meter.Refuse(model.TCP, f.tuple.Dst.Addr(), meter.ResetByNearcast)
+		counts.meter.Refuse(model.TCP, f.tuple.Src, f.tuple.Dst, meter.ResetByNearcast, "limit")
 		return false
 	}
 	src := f.tuple.Src.Addr()
 	f.proxied = slices.ContainsFunc(f.listener.ProxyProtocolFrom, func(n netip.Prefix) bool { return n.Contains(src) })
 	if !f.proxied && !t.admit.enterSource(&f.pass, sourceOf(f.listener.ID, f.tuple.Src.Addr())) {
 		t.admit.leave(f.pass)
-		counts.meter.Refuse(model.TCP, f.tuple.Dst.Addr(), meter.ResetByNearcast)
+		counts.meter.Refuse(model.TCP, f.tuple.Src, f.tuple.Dst, meter.ResetByNearcast, "limit")
 		return false
 	}
-	f.account.Begin(counts.meter, model.TCP, f.tuple.Dst.Addr())
+	f.account.Begin(counts.meter, model.TCP, f.tuple.Src, f.tuple.Dst)
 	return true
 }
 

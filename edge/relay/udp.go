@@ -167,14 +167,16 @@ func (u *UDP) begin(r *ruling, tuple flow.Tuple, conn *udpio.Conn) *udpSession {
 	counts := r.counts[l.ID]
 	p, ok := u.admit.enter(counts)
 	if !ok {
+		counts.meter.Refuse(model.UDP, tuple.Src, tuple.Dst, meter.ResetByNearcast, "limit")
 		return nil
 	}
 	if !u.admit.enterSource(&p, sourceOf(l.ID, tuple.Src.Addr())) {
 		u.admit.leave(p)
+		counts.meter.Refuse(model.UDP, tuple.Src, tuple.Dst, meter.ResetByNearcast, "limit")
 		return nil
 	}
 	s := &udpSession{tuple: tuple, id: u.last.Add(1), listener: l, pass: p, conn: conn, idle: l.UDPIdleTimeout}
-	s.account.Begin(counts.meter, model.UDP, tuple.Dst.Addr())
+	s.account.Begin(counts.meter, model.UDP, tuple.Src, tuple.Dst)
 	if s.idle <= 0 {
 		s.idle = model.DefaultUDPIdleTimeout
 	}
@@ -182,7 +184,7 @@ func (u *UDP) begin(r *ruling, tuple flow.Tuple, conn *udpio.Conn) *udpSession {
 	if s.way.Load() == nil {
 		u.admit.leave(p)
 		u.drop("no way", 1)
-		counts.meter.Refuse(model.UDP, tuple.Dst.Addr(), meter.Unserved)
+		counts.meter.Refuse(model.UDP, tuple.Src, tuple.Dst, meter.Unserved, "no_endpoint")
 		return nil
 	}
 	s.active.Store(int64(u.now()))
@@ -267,6 +269,10 @@ func (u *UDP) HandleDatagrams(peer model.NodeID, msgs [][]byte) {
 			b.add(u, s, d.Payload, d.TOS)
 		case wire.DatagramTypeAck:
 			w.known.Store(true)
+			var ack wire.DatagramAck
+			if ack.Decode(m) == nil && ack.Endpoint.IsValid() {
+				s.account.Via(meter.Path{Endpoint: ack.Endpoint, Source: ack.Source})
+			}
 		case wire.DatagramTypeClose:
 			var c wire.DatagramClose
 			if c.Decode(m) == nil {

@@ -3,6 +3,7 @@ package wire
 import (
 	"encoding/binary"
 	"fmt"
+	"net/netip"
 )
 
 // DatagramType is the first byte of a datagram message.
@@ -75,8 +76,11 @@ type DatagramOpen struct {
 	Payload []byte // as in Datagram
 }
 
-// DatagramAck says that the gateway knows the flow.
-type DatagramAck struct{ FlowID uint64 }
+// DatagramAck says that the gateway knows the flow. Endpoint and Source are OpenResult's, where they are known already: both or none are there.
+type DatagramAck struct {
+	FlowID           uint64
+	Endpoint, Source netip.AddrPort
+}
 
 // DatagramClose says that the flow is over.
 type DatagramClose struct {
@@ -146,7 +150,11 @@ func (d *DatagramOpen) Decode(m []byte) error {
 
 // Append appends the message.
 func (d *DatagramAck) Append(b []byte) []byte {
-	return appendDatagramHeader(b, DatagramTypeAck, 0, d.FlowID)
+	b = appendDatagramHeader(b, DatagramTypeAck, 0, d.FlowID)
+	if d.Endpoint.IsValid() && d.Source.IsValid() {
+		b = appendAddrPort(appendAddrPort(b, d.Endpoint), d.Source)
+	}
+	return b
 }
 
 // Decode reads an ACK message.
@@ -156,8 +164,11 @@ func (d *DatagramAck) Decode(m []byte) error {
 		return err
 	}
 	r.uint8()
-	d.FlowID = r.uint64()
-	return nil
+	*d = DatagramAck{FlowID: r.uint64()}
+	if len(r.b) > 0 {
+		d.Endpoint, d.Source = r.addrPort(), r.addrPort()
+	}
+	return r.err
 }
 
 // Append appends the message.

@@ -97,7 +97,7 @@ func FuzzGroups(f *testing.F) {
 func FuzzFrames(f *testing.F) {
 	var b []byte
 	b = AppendOpen(b, 1, &Open{Listener: "l", Src: v4, Dst: v6})
-	b = AppendResult(b, 1, &OpenResult{OpenRefused, "e"})
+	b = AppendResult(b, 1, &OpenResult{Code: OpenRefused, Endpoint: "e"})
 	b = AppendReset(b, 1, ResetIdle)
 	b = (&Ping{1, 2, 3, 4}).AppendPing(b)
 	b = AppendGoAway(b, true, ResetShutdown)

@@ -139,23 +139,34 @@ const endpointBytesMax = 255
 type OpenResult struct {
 	Code     OpenCode
 	Endpoint string // the id of the endpoint connected to, or the last one tried; cut at 255 bytes
+
+	// EndpointAddr is where the connection went, and Source where it came from, for those who write down
+	// flows. Both or none are there.
+	EndpointAddr, Source netip.AddrPort
 }
 
 // AppendResult appends a RESULT frame.
 //
-//	+--------+---------------+------+-----+----------+
-//	| header |    stream     | code | len | endpoint |
-//	+--------+---------------+------+-----+----------+
+//	+--------+---------------+------+-----+----------+------------------+------------+
+//	| header |    stream     | code | len | endpoint | [endpoint's addr | its source] |
+//	+--------+---------------+------+-----+----------+------------------+------------+
 func AppendResult(b []byte, stream uint64, r *OpenResult) []byte {
 	start := len(b)
 	b = binary.BigEndian.AppendUint64(begin(b, TypeResult), stream)
-	return end(appendShort(append(b, byte(r.Code)), r.Endpoint), start)
+	b = appendShort(append(b, byte(r.Code)), r.Endpoint)
+	if r.EndpointAddr.IsValid() && r.Source.IsValid() {
+		b = appendAddrPort(appendAddrPort(b, r.EndpointAddr), r.Source)
+	}
+	return end(b, start)
 }
 
 // DecodeResult reads a RESULT frame's payload.
 func DecodeResult(p []byte) (stream uint64, res OpenResult, err error) {
 	r := reader{b: p}
 	stream, res.Code, res.Endpoint = r.uint64(), OpenCode(r.uint8()), string(r.short())
+	if len(r.b) > 0 {
+		res.EndpointAddr, res.Source = r.addrPort(), r.addrPort()
+	}
 	if r.err != nil {
 		return 0, OpenResult{}, fmt.Errorf("result: %w", r.err)
 	}

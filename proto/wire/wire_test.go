@@ -78,7 +78,7 @@ func TestMappedAddressesComeOutPlain(t *testing.T) {
 }
 
 func TestStreamFrames(t *testing.T) {
-	b := AppendResult(nil, 1, &OpenResult{OpenTimeout, "10.0.0.1"})
+	b := AppendResult(nil, 1, &OpenResult{Code: OpenTimeout, Endpoint: "10.0.0.1"})
 	b = (&Ack{2, 100, 200, true, true}).Append(b)
 	b = (&Ack{2, 0, OffsetMax, false, false}).Append(b)
 	b = AppendReset(b, 3, ResetIdle)
@@ -87,7 +87,7 @@ func TestStreamFrames(t *testing.T) {
 	b = append(append(b, header...), "hello"...)
 
 	_, p, b := split(t, b)
-	if id, r, err := DecodeResult(p); err != nil || id != 1 || r != (OpenResult{OpenTimeout, "10.0.0.1"}) {
+	if id, r, err := DecodeResult(p); err != nil || id != 1 || r != (OpenResult{Code: OpenTimeout, Endpoint: "10.0.0.1"}) {
 		t.Fatal(id, r, err)
 	}
 	for _, want := range []Ack{{2, 100, 200, true, true}, {2, 0, OffsetMax, false, false}} {
@@ -284,5 +284,30 @@ func TestHotFramesAllocateNothing(t *testing.T) {
 	})
 	if n > 0 {
 		t.Fatalf("%v allocations", n)
+	}
+}
+
+// Where a flow went is told where it is known, and its absence is what nodes before it send.
+func TestPathsOfFlows(t *testing.T) {
+	at := netip.MustParseAddrPort
+	for _, want := range []OpenResult{
+		{Code: OpenOK, Endpoint: "e"},
+		{Code: OpenOK, Endpoint: "e", EndpointAddr: at("10.0.0.1:80"), Source: at("[2001:db8::1]:5")},
+	} {
+		b := AppendResult(nil, 7, &want)
+		if id, got, err := DecodeResult(b[HeaderBytes:]); err != nil || id != 7 || got != want {
+			t.Errorf("got %d %+v, %v, want %+v", id, got, err, want)
+		}
+		ack := DatagramAck{FlowID: 9, Endpoint: want.EndpointAddr, Source: want.Source}
+		got := DatagramAck{Endpoint: at("192.0.2.9:9")} // of a message before
+		m := ack.Append(nil)
+		if err := got.Decode(m); err != nil || got != ack {
+			t.Errorf("got %+v, %v, want %+v", got, err, ack)
+		}
+		for n := DatagramHeaderBytes + 1; n < len(m); n++ {
+			if got.Decode(m[:n]) == nil {
+				t.Errorf("an acknowledgement cut to %d bytes is taken", n)
+			}
+		}
 	}
 }

@@ -32,6 +32,7 @@ edge/steer:              proto/model edge/flow
 edge/meter:              proto/model edge/steer
 edge/listen:             proto/model edge/flow edge/udpio bpf/dispatch
 edge/kernel:             proto/model bpf/dispatch bpf/tune bpf/guard
+edge/flowlog:            proto/model edge/meter
 edge/backbone:           proto/model proto/wire proto/identity edge/datagram
 edge/proxyproto:
 edge/pump:               proto/wire edge/backbone
@@ -61,7 +62,7 @@ controlplane/series:     proto/model proto/nearcast/v1 controlplane/store
 controlplane/awsapi:     proto/model proto/nearcast/v1 proto/identity controlplane/catalog controlplane/access controlplane/series
 controlplane:            proto/* controlplane/*
 
-cmd/nearcast-edge:       edge edge/kernel proto/*
+cmd/nearcast-edge:       edge edge/kernel proto/* edge/flowlog
 cmd/nearcast-controller: controlplane proto/*
 cmd/nearcast/manifest:   proto/model proto/nearcast/v1
 cmd/nearcast:            proto/* cmd/nearcast/manifest
