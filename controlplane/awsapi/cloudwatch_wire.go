@@ -78,6 +78,12 @@ func epochs(v any) any {
 		return out
 	case time.Time:
 		return epoch(v)
+	case float64: // as AWS writes it: clients in some languages tell 7 from 7.0
+		text := strconv.FormatFloat(v, 'f', -1, 64)
+		if !strings.Contains(text, ".") {
+			text += ".0"
+		}
+		return json.RawMessage(text)
 	}
 	return v
 }
