@@ -108,7 +108,8 @@ func (d *deployment) onlyOwnPrefixes(t *testing.T) {
 	}
 }
 
-// gentle runs new connections from London while something is taken away gently and brought back: none fails.
+// gentle runs new connections from London while something is taken away gently and brought back: none is
+// refused or left without an answer but those that are under way when the route moves.
 func (d *deployment) gentle(t *testing.T, what string, away, back func() error) {
 	t.Helper()
 	defer func() {
@@ -119,7 +120,7 @@ func (d *deployment) gentle(t *testing.T, what string, away, back func() error) 
 		}
 	}()
 	var moved time.Duration
-	var gone time.Time
+	var gone, returned time.Time
 	as := d.steadyRate("london", 10*time.Millisecond, func() {
 		time.Sleep(500 * time.Millisecond)
 		begin := time.Now()
@@ -136,27 +137,35 @@ func (d *deployment) gentle(t *testing.T, what string, away, back func() error) 
 			return
 		}
 		eventually(t, 40*time.Second, "London comes back", func() error { return d.leads("london", true) })
+		returned = time.Now()
 		time.Sleep(time.Second)
 	})
 	say(t, what, as)
 	t.Logf("%s: London went elsewhere %v after the command", what, moved.Round(time.Millisecond))
-	// What is under way at the very moment that routes move meets a site that does not know it: that is
-	// anycast. It may be an attempt or two of those that began just before; it must be nobody later.
+	// What is under way at the very moment that a route moves meets a site that does not know it: that is
+	// anycast. So flows that were established may break at the two moments, and nothing else may happen.
 	broken := 0
 	for _, a := range load.Failed(as) {
-		if a.At.Before(gone) && a.At.After(gone.Add(-moved-100*time.Millisecond)) {
+		moment := func(at time.Time) bool { return a.At.Before(at) && a.At.After(at.Add(-underWay)) }
+		if strings.HasPrefix(a.Err.Error(), "read the answer") && (moment(gone) || moment(returned)) {
 			broken++
 			continue
 		}
 		t.Errorf("a new flow failed %v after the command: %v", a.At.Sub(gone.Add(-moved)).Round(time.Millisecond), a.Err)
 	}
-	if broken > 0 {
-		t.Logf("%s: %d flows were under way when the routes moved, and broke", what, broken)
-	}
-	if broken > 3 {
+	t.Logf("%s: no connection was refused; %d of %d flows were under way when the route moved, and broke", what,
+		broken, len(as))
+	if broken > underWayMax {
 		t.Errorf("%s: %d flows broke while the routes moved", what, broken)
 	}
 }
+
+// underWay is how long a flow of these tests lasts at most, with the time to notice that a route has moved;
+// underWayMax is how many there are at a time, at both moments.
+const (
+	underWay    = 800 * time.Millisecond
+	underWayMax = 40
+)
 
 // leads says whether a city's best route leads to its own site's router, or why not.
 func (d *deployment) leads(city string, home bool) error {
