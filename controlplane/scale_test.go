@@ -70,19 +70,18 @@ func TestHelloAgain(t *testing.T) {
 	n := o.join(t, c.addr, "n1", "ams")
 	s := n.sync(t, c.addr, apply)
 	s.wait(t, "a snapshot", func() bool { return s.snapshot != nil })
-	s.mu.Lock()
-	before := s.updates
-	s.mu.Unlock()
-	// It has lost it; for instance because its apply was undone.
+	// It has lost it; for instance because its apply was undone. It says so more than once, since the
+	// acknowledgement of a snapshot that is on its way just now says the opposite.
 	lost := hello()
 	lost.GetHello().AppliedRevision = 1
-	s.say(t, lost)
 	eventually(t, "the controller knows", func() error {
+		s.say(t, lost)
 		if o.node(t, n.id).GetAppliedRevision() != 1 {
 			return fmt.Errorf("%v", o.node(t, n.id))
 		}
 		return nil
 	})
+	before := s.updatesNow()
 	// A snapshot that was sent a moment ago is not sent again for the asking: a node that refuses it
 	// would keep it travelling. The next change is sent, of course.
 	must[*v1.Region](t)(o.CreateRegion(t.Context(), &v1.CreateRegionRequest{Region: &v1.Region{Name: "x"}}))
