@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/nearcast/nearcast/edge/flowlog"
+	"github.com/nearcast/nearcast/edge/handover"
 	"github.com/nearcast/nearcast/edge/kernel"
 	"github.com/nearcast/nearcast/proto/identity"
 	"github.com/nearcast/nearcast/proto/model"
@@ -78,6 +79,12 @@ type Config struct {
 	MaxFlows     int           // [max-flows] of each protocol; 0: 262,144
 	MemoryMax    int64         // [memory-max] bytes for the whole process; 0: no limit is set
 	DrainTimeout time.Duration // [drain-timeout] 0: 15 s
+
+	// Program and Arguments start this node's next process at an upgrade. Previous is the process that this
+	// one takes over from; nil: none.
+	Program   string
+	Arguments []string
+	Previous  *handover.Previous
 
 	Version string // build version, for people
 	// Crashed says that the process before this one ended by a panic or fatal error.

@@ -42,6 +42,14 @@ const (
 	// drainPoll is how often a draining node looks whether its flows have ended.
 	drainPoll = 50 * time.Millisecond
 
+	// How long an upgrade's steps may take: until the next process has a snapshot and tunnels (which it
+	// waits for up to tunnelsTimeout), and then until it has opened its ports.
+	nextReadyTimeout   = time.Minute
+	tunnelsTimeout     = 15 * time.Second
+	nextServingTimeout = 30 * time.Second
+	// retireGrace is longer than handshakes that began at the process before may take.
+	retireGrace = 10 * time.Second
+
 	// Limits of the HTTP server for metrics: it answers a few requests of tools, not of the public.
 	httpHeaderTimeout = 5 * time.Second
 	httpWriteTimeout  = 30 * time.Second

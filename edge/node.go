@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
+	"os"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -17,6 +19,7 @@ import (
 	"github.com/nearcast/nearcast/edge/agent"
 	"github.com/nearcast/nearcast/edge/announce"
 	"github.com/nearcast/nearcast/edge/backbone"
+	"github.com/nearcast/nearcast/edge/flow"
 	"github.com/nearcast/nearcast/edge/kernel"
 	"github.com/nearcast/nearcast/edge/mesh"
 	"github.com/nearcast/nearcast/edge/probe"
@@ -55,12 +58,22 @@ type Node struct {
 	aborted  chan struct{}
 	abort    sync.Once
 	ended    chan struct{}
+	upgrades chan struct{} // 1: the next process is to be started
+	released chan struct{} // closed when the process before has let go; nil: there was none
 
-	// mu makes one change at a time: a snapshot, or a new table. It guards compiled.
+	// Set by Run and handed to the next process.
+	lock             *os.File
+	httpListener     net.Listener // nil: none
+	backboneListener net.Listener // gateways
+
+	held map[flow.Tuple]bool // Run's own: UDP flows that stay here after a hand-over
+
+	// mu makes one change at a time: a snapshot, or a new table. It guards compiled and waiting.
 	mu       sync.Mutex
 	compiled steer.View // that the table was compiled with
 	// doorsShut says that new flows are refused. Guarded by mu.
 	doorsShut bool
+	waiting   bool // doors stay shut: the process before still has them
 }
 
 // New returns a node that does nothing until Run.
@@ -86,7 +99,10 @@ func New(cfg Config) (*Node, error) {
 		cfg: cfg, log: cfg.Log, registry: cfg.Registry,
 		events:  make(chan struct{}, 1),
 		aborted: make(chan struct{}),
-		ended:   make(chan struct{}),
+		ended:   make(chan struct{}), upgrades: make(chan struct{}, 1), held: map[flow.Tuple]bool{},
+	}
+	if cfg.Previous != nil {
+		n.released, n.waiting = make(chan struct{}), true
 	}
 	n.metrics = newMetrics(n)
 	return n, nil
@@ -101,13 +117,13 @@ func RuntimeMemory(limit int64) int64 { return int64(memoryRuntime * float64(lim
 // It returns an error if the node cannot enrol, cannot open its sockets, or one of its parts fails.
 func (n *Node) Run(ctx context.Context) (err error) {
 	defer close(n.ended)
-	release, err := agent.LockDir(n.cfg.DataDir)
-	if err != nil {
-		return fmt.Errorf("--data-dir: %w", err)
+	if n.lock = n.cfg.Previous.Take(lockName); n.lock == nil {
+		if n.lock, err = agent.LockDir(n.cfg.DataDir); err != nil {
+			return fmt.Errorf("--data-dir: %w", err)
+		}
 	}
-	defer release()
-	ln, err := n.listenHTTP(ctx)
-	if err != nil {
+	defer n.lock.Close()
+	if n.httpListener, err = n.listenHTTP(ctx); err != nil {
 		return err
 	}
 	defer func() {
@@ -116,8 +132,8 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		}
 	}()
 	parts := newRooms(n.log)
-	if ln != nil {
-		parts.start("metrics", func(ctx context.Context) error { return n.serveHTTP(ctx, ln) })
+	if n.httpListener != nil && n.cfg.Previous == nil {
+		parts.start("metrics", func(ctx context.Context) error { return n.serveHTTP(ctx, n.httpListener) })
 	}
 	defer func() { err = errors.Join(err, parts.stop()) }()
 
@@ -132,14 +148,37 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		return err
 	}
 	n.startAll(parts)
-	select {
-	case err := <-parts.failed:
-		n.log.Error("a part of the node failed", "error", err)
-		return nil // parts.stop says it
-	case <-ctx.Done():
+	if n.cfg.Previous != nil {
+		if err := n.takeOver(ctx, parts); err != nil {
+			return fmt.Errorf("take over: %w", err)
+		}
 	}
-	n.drain(parts.failed)
-	return nil
+	n.serving()
+	return n.serve(ctx, parts)
+}
+
+// serve waits for the end: of ctx, of a part, or of the flows that are left after an upgrade.
+func (n *Node) serve(ctx context.Context, parts *rooms) error {
+	for {
+		select {
+		case err := <-parts.failed:
+			n.log.Error("a part of the node failed", "error", err)
+			return nil // parts.stop says it
+		case <-ctx.Done():
+			n.drain(parts.failed)
+			return nil
+		case <-n.upgrades:
+		}
+		switch done, err := n.handOver(ctx, parts); {
+		case done:
+			n.retire(ctx, parts.failed)
+			return nil
+		case errors.Is(err, errHalfWay):
+			return err
+		default:
+			n.log.Error("upgrade failed; this process goes on", "error", err)
+		}
+	}
 }
 
 // Abort ends a drain at once. It may be called at any time, also more than once.
@@ -167,6 +206,7 @@ func (n *Node) identify(ctx context.Context) (*identity.Credentials, error) {
 		Log: n.log.With("room", "agent"), Metrics: n.registry,
 		DataDir: n.cfg.DataDir, Controllers: n.cfg.Controllers, Token: n.cfg.JoinToken,
 		Node: n.cfg.node(at, gossip[0]), Version: n.cfg.Version, Crashed: n.cfg.Crashed,
+		Hold:  n.released,
 		Apply: n.apply, Health: n.health, Paths: n.paths, Notes: n.notes, Explain: n.explain,
 		Announce: n.report,
 	})
@@ -219,7 +259,9 @@ func (n *Node) startAll(parts *rooms) {
 	if n.prober != nil {
 		parts.start("probe", n.prober.Run)
 	}
-	parts.start("mesh", n.mesh.Run)
+	if n.cfg.Previous == nil { // else when that one has let go of the ports
+		parts.start("mesh", n.mesh.Run)
+	}
 	if n.kernel != nil {
 		parts.start("kernel", n.kernel.Run)
 	}

@@ -60,6 +60,9 @@ func (n *Node) listenHTTP(ctx context.Context) (net.Listener, error) {
 	if n.cfg.MetricsListen == "" {
 		return nil, nil
 	}
+	if l, err := n.cfg.Previous.Listener(metricsName); l != nil || err != nil {
+		return l, err
+	}
 	var lc net.ListenConfig
 	lc.SetMultipathTCP(false)
 	ln, err := lc.Listen(ctx, "tcp", n.cfg.MetricsListen)

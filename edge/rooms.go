@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -48,6 +49,26 @@ func (r *rooms) run(ctx context.Context, m *room, run func(context.Context) erro
 	select {
 	case r.failed <- fmt.Errorf("%s: %w", m.name, err):
 	default:
+	}
+}
+
+// end ends one part by its name, if it runs, and waits for it as stop does.
+func (r *rooms) end(name string) {
+	for i, m := range r.list {
+		if m.name != name {
+			continue
+		}
+		m.stop()
+		select {
+		case <-m.done:
+		case <-time.After(roomStopTimeout):
+			r.log.Warn("a part does not end", "part", name)
+		}
+		if m.err != nil && !errors.Is(m.err, context.Canceled) {
+			r.log.Warn("a part ended with an error", "part", name, "error", m.err)
+		}
+		r.list = slices.Delete(r.list, i, i+1)
+		return
 	}
 }
 

@@ -1,7 +1,9 @@
 package edge
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"path/filepath"
 	"slices"
 	"sync/atomic"
@@ -62,10 +64,13 @@ func (n *Node) buildTraffic(common backbone.Common) (err error) {
 		return err
 	}
 	if n.cfg.Gateway {
+		if err = n.listenBackbone(); err != nil {
+			return err
+		}
 		accept := common
 		accept.HandleDatagrams = t.gateway.HandleDatagrams
 		n.server, err = backbone.NewServer(backbone.ServerConfig{
-			Common: accept, Listen: n.cfg.BackboneListen, HandleStream: t.gateway.HandleStream,
+			Common: accept, Listener: n.backboneListener, HandleStream: t.gateway.HandleStream,
 		})
 		if err != nil {
 			return err
@@ -73,6 +78,21 @@ func (n *Node) buildTraffic(common backbone.Common) (err error) {
 	}
 	if n.cfg.Edge {
 		return n.buildEdge(common)
+	}
+	return nil
+}
+
+// listenBackbone opens the socket that carriers are accepted on, or takes over that of the process before.
+func (n *Node) listenBackbone() error {
+	l, err := n.cfg.Previous.Listener(backboneName)
+	if l != nil || err != nil {
+		n.backboneListener = l
+		return err
+	}
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false)
+	if n.backboneListener, err = lc.Listen(context.Background(), "tcp", n.cfg.BackboneListen.String()); err != nil {
+		return fmt.Errorf("--backbone-listen: %w", err)
 	}
 	return nil
 }
@@ -120,7 +140,8 @@ func (n *Node) buildEdge(common backbone.Common) (err error) {
 	t.doors, err = listen.New(listen.Config{
 		HandleTCP: t.tcp.Handle, HandleUDP: t.udp.HandleUDP, ManageAddresses: n.cfg.ManageAddresses,
 		Dispatch: n.kernel.Dispatch(), Mark: n.kernel.MarkClient(),
-		Log: n.log.With("room", "listen"), Metrics: n.registry,
+		Inherited: n.inherited,
+		Log:       n.log.With("room", "listen"), Metrics: n.registry,
 	})
 	return err
 }
@@ -131,7 +152,7 @@ func (t *traffic) start(parts *rooms) {
 	if t.n.pool != nil {
 		parts.start("backbone pool", t.n.pool.Run)
 	}
-	if t.n.server != nil {
+	if t.n.server != nil && t.n.cfg.Previous == nil {
 		parts.start("backbone server", t.n.server.Run)
 	}
 	parts.start("gateway", t.gateway.Run)
@@ -227,7 +248,7 @@ func (t *traffic) setTable(table *steer.Table) {
 // A node that takes no new flows closes its doors for TCP. Those for UDP stay, since answers leave
 // through them; new flows are refused there.
 func (t *traffic) open(bindings []listen.Binding, drained bool) {
-	if t.doors == nil {
+	if t.doors == nil || t.n.waiting {
 		return
 	}
 	if drained {

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nearcast/nearcast/edge"
+	"github.com/nearcast/nearcast/edge/handover"
 )
 
 // version is set by the build.
@@ -48,7 +49,8 @@ func root() *cobra.Command {
 
 The first start needs a join token (nearcast token create); later ones use the identity in the data
 directory. SIGTERM or Ctrl-C drains: no new flows, and the end once the old ones have ended or the drain
-timeout is over. A second one ends at once.
+timeout is over. A second one ends at once. SIGHUP upgrades: the program that lies where this one was started
+from takes over, new flows are its own, old ones end here (see nearcast-edge upgrade).
 
 Every flag may stand in the file of --config, as YAML with the same names; flags win.`,
 		Args:          cobra.NoArgs,
@@ -67,7 +69,7 @@ Every flag may stand in the file of --config, as YAML with the same names; flags
 		},
 	}
 	o.register(cmd.Flags())
-	cmd.AddCommand(&cobra.Command{
+	cmd.AddCommand(upgradeCommand(), &cobra.Command{
 		Use:   "version",
 		Short: "Print the version of this program",
 		Args:  cobra.NoArgs,
@@ -88,6 +90,14 @@ func start(cfg edge.Config, o *options, stderr io.Writer) error {
 	cfg.Version = version
 	cfg.Crashed = noteCrashes(cfg.DataDir, log)
 	tuneMemory(cfg.MemoryMax)
+	if cfg.Previous, err = handover.FromEnvironment(); err != nil {
+		return err
+	}
+	// Where the program lay when this process was started: a newer one may lie there by the time of an upgrade.
+	if cfg.Program, err = os.Executable(); err != nil {
+		return fmt.Errorf("find this program's file: %w", err)
+	}
+	cfg.Arguments = os.Args[1:]
 	node, err := edge.New(cfg)
 	if err != nil {
 		return err
@@ -97,6 +107,19 @@ func start(cfg edge.Config, o *options, stderr io.Writer) error {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	defer signal.Stop(signals)
+	upgrades := make(chan os.Signal, 1)
+	signal.Notify(upgrades, syscall.SIGHUP)
+	defer signal.Stop(upgrades)
+	go func() {
+		for {
+			select {
+			case <-upgrades:
+				node.Upgrade()
+			case <-node.Ended():
+				return
+			}
+		}
+	}()
 	go func() {
 		defer cancel()
 		select {

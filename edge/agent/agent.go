@@ -47,6 +47,10 @@ type Config struct {
 	Node        model.Node // name, site, roles and addresses as configured; the id is ignored
 	Version     string     // build version, for people
 
+	// Hold keeps the agent from talking to controllers until it is closed: while the process before this one
+	// still does. The snapshot on disk is applied before. nil: talk at once.
+	Hold <-chan struct{}
+
 	// Crashed says that the process before this one ended by a panic or fatal error; see trials.
 	Crashed bool
 
@@ -167,6 +171,13 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	a.trials = openTrials(filepath.Join(a.cfg.DataDir, "trial.json"), a.cfg.Crashed, time.Now())
 	a.restore()
+	if a.cfg.Hold != nil {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.cfg.Hold:
+		}
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.sessions(ctx) })
 	g.Go(func() error { return a.renewals(ctx) })

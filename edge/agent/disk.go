@@ -32,8 +32,8 @@ const (
 )
 
 // LockDir makes sure that no other process uses a data directory, which it makes if needed. The lock
-// ends with the process or with release.
-func LockDir(dir string) (release func(), err error) {
+// ends when the file is closed, here and in every process that inherited it.
+func LockDir(dir string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the data directory: %w", err)
 	}
@@ -48,7 +48,7 @@ func LockDir(dir string) (release func(), err error) {
 		}
 		return nil, fmt.Errorf("lock the data directory: %w", err)
 	}
-	return func() { f.Close() }, nil
+	return f, nil
 }
 
 // disk is the snapshots in a directory.

@@ -99,17 +99,17 @@ func FuzzParseFile(f *testing.F) {
 
 func TestLockDir(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
-	release, err := LockDir(dir)
+	lock, err := LockDir(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := LockDir(dir); err == nil {
 		t.Error("locked twice")
 	}
-	release()
-	release, err = LockDir(dir)
+	lock.Close()
+	lock, err = LockDir(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	release()
+	lock.Close()
 }

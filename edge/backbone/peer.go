@@ -26,6 +26,7 @@ type peer struct {
 	stop      context.CancelFunc
 	addresses atomic.Pointer[[]netip.AddrPort]
 	tunnel    atomic.Pointer[tunnel]
+	next      atomic.Pointer[tunnel] // takes tunnel's place once it is up; nil: none
 	state     atomic.Pointer[PeerState]
 
 	mu         sync.Mutex
@@ -36,7 +37,7 @@ type peer struct {
 	backoff    time.Duration
 	nextDial   time.Duration
 
-	nextPublish time.Duration // run's own
+	nextPublish time.Duration
 }
 
 // newPeer returns a peer and the function that runs it until ctx ends or stop is called.
@@ -44,42 +45,98 @@ func newPeer(ctx context.Context, p *Pool, id model.NodeID) (*peer, func()) {
 	e := &peer{pool: p, id: id}
 	e.ctx, e.stop = context.WithCancel(ctx)
 	e.state.Store(&PeerState{})
-	e.begin()
+	e.tunnel.Store(e.begin())
 	return e, e.run
 }
 
 // begin makes a new tunnel.
-func (e *peer) begin() {
+func (e *peer) begin() *tunnel {
 	var id wire.TunnelID
 	rand.Read(id[:])
 	t := newTunnel(e.pool.env, e.id, id)
 	t.changed = e.publish
 	t.watcher.sizer = sizer{least: e.pool.cfg.CarriersMin, most: e.pool.cfg.CarriersMax}
-	e.tunnel.Store(t)
+	return t
 }
 
+// run has a tunnel at all times. When the gateway's next process has taken over, the tunnel with the one before
+// goes on until its streams have ended, beside the new one.
 func (e *peer) run() {
+	var tunnels sync.WaitGroup
+	defer tunnels.Wait()
+	t := e.tunnel.Load()
 	for {
-		t := e.tunnel.Load()
-		ctx, cancel := context.WithCancel(e.ctx)
-		var carriers sync.WaitGroup
-		t.run(ctx, func(now time.Duration) time.Duration { return e.grow(ctx, t, now, &carriers) })
-		cancel()
-		t.close(wire.ResetShutdown, true)
-		carriers.Wait()
-		if e.ctx.Err() != nil {
-			return
+		ended := make(chan struct{})
+		tunnels.Go(func() {
+			defer close(ended)
+			e.runTunnel(t)
+		})
+		select {
+		case <-ended:
+			if e.ctx.Err() != nil {
+				return
+			}
+			t = e.begin()
+			e.next.Store(nil)
+			e.tunnel.Store(t)
+			e.publish()
+		case <-t.moved:
+			t = e.begin()
+			e.next.Store(t)
 		}
-		e.begin()
-		e.publish()
 	}
+}
+
+func (e *peer) runTunnel(t *tunnel) {
+	ctx, cancel := context.WithCancel(e.ctx)
+	var carriers sync.WaitGroup
+	t.run(ctx, func(now time.Duration) time.Duration { return e.grow(ctx, t, now, &carriers) })
+	cancel()
+	t.close(wire.ResetShutdown, true)
+	carriers.Wait()
+}
+
+// succeed puts the next tunnel in the place of the one before when it is up. What the gateway said of its groups
+// and how far it is hold until it says otherwise.
+func (e *peer) succeed() {
+	next := e.next.Load()
+	if next == nil || next.up() == 0 || !e.next.CompareAndSwap(next, nil) {
+		return
+	}
+	old := e.tunnel.Load()
+	next.groups.CompareAndSwap(nil, old.groups.Load())
+	next.rttNow.CompareAndSwap(0, old.rttNow.Load())
+	e.tunnel.Store(next)
+	old.wake()
+}
+
+// lingers is for a tunnel whose gateway process was succeeded: it dials nothing any more, and ends with its
+// last stream. It reports false for any other tunnel.
+func (e *peer) lingers(t *tunnel) bool {
+	select {
+	case <-t.moved:
+	default:
+		return false
+	}
+	if e.tunnel.Load() != t && t.streams.len() == 0 {
+		t.close(wire.ResetShutdown, true)
+	}
+	return true
 }
 
 // grow dials carriers that are missing and retires those that are too many. It returns when it must
 // be called again at the latest.
 func (e *peer) grow(ctx context.Context, t *tunnel, now time.Duration, carriers *sync.WaitGroup) time.Duration {
-	if now >= e.nextPublish { // changes are published when they happen, figures now and then
+	if e.lingers(t) {
+		return now + e.pool.env.PingInterval
+	}
+	e.mu.Lock()
+	due := now >= e.nextPublish // changes are published when they happen, figures now and then
+	if due {
 		e.nextPublish = now + e.pool.env.PingInterval
+	}
+	e.mu.Unlock()
+	if due {
 		e.publish()
 	}
 	up, alive := t.up(), len(t.carriers())
@@ -242,6 +299,7 @@ func readFrame(r io.Reader, want wire.Type, decode func([]byte) error) error {
 
 // publish recomputes the peer's state, and has listeners called if it differs by enough.
 func (e *peer) publish() {
+	e.succeed()
 	t := e.tunnel.Load()
 	s := PeerState{
 		Draining: t.draining.Load(), RTT: time.Duration(t.rttNow.Load()),

@@ -32,7 +32,9 @@ type Server struct {
 	groups   map[model.GroupID]bool     // replaced, never changed
 	version  uint64                     // of groups
 	draining bool
+	handed   bool
 	closed   bool
+	listener net.Listener // of Run
 }
 
 // NewServer returns a Server that does nothing until Run.
@@ -84,6 +86,9 @@ func (s *Server) Run(ctx context.Context) error {
 			return fmt.Errorf("listen for the backbone: %w", err)
 		}
 	}
+	s.mu.Lock()
+	s.listener = l
+	s.mu.Unlock()
 	defer s.running.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -98,6 +103,9 @@ func (s *Server) Run(ctx context.Context) error {
 		case err == nil:
 			s.running.Go(func() { s.serve(ctx, conn) })
 		case ctx.Err() != nil:
+			return nil
+		case s.isHanded():
+			<-ctx.Done()
 			return nil
 		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("accept carriers: %w", err)
@@ -311,10 +319,17 @@ func (s *Server) SendDatagrams(peer model.NodeID, msgs [][]byte) int {
 	s.mu.Lock()
 	of := s.tunnels[peer]
 	s.mu.Unlock()
-	for i := len(of) - 1; i >= 0; i-- {
-		if len(of[i].carriers()) > 0 {
-			return of[i].sendDatagrams(msgs)
+	// An edge has several tunnels while it is upgraded: one of each of its processes, which drop what is of
+	// flows that they do not know.
+	sent, up := 0, false
+	for _, t := range of {
+		if len(t.carriers()) > 0 {
+			up = true
+			sent = max(sent, t.sendDatagrams(msgs))
 		}
+	}
+	if up {
+		return sent
 	}
 	s.env.metrics.datagramsDropped.Add(float64(len(msgs)))
 	return 0
@@ -330,6 +345,28 @@ func (s *Server) Drain() {
 			c.send(func(b []byte) []byte { return wire.AppendGoAway(b, false, wire.ResetShutdown) })
 		}
 	}
+}
+
+// HandOver stops accepting and tells every edge that this node's next process does: they begin a tunnel with
+// that one, and this one's streams go on where they are.
+func (s *Server) HandOver() {
+	s.mu.Lock()
+	s.handed = true
+	if s.listener != nil {
+		_ = s.listener.Close()
+	}
+	s.mu.Unlock()
+	for _, t := range s.all() {
+		for _, c := range t.carriers() {
+			c.send(func(b []byte) []byte { return wire.AppendGoAway(b, false, wire.ResetHandover) })
+		}
+	}
+}
+
+func (s *Server) isHanded() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.handed
 }
 
 func (s *Server) isDraining() bool {

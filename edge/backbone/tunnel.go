@@ -74,6 +74,8 @@ type tunnel struct {
 	groups     atomic.Pointer[map[model.GroupID]bool]
 	says       atomic.Uint64 // for PINGs and PONGs: loss in parts a million << 8 | carriers wanted
 	poke       chan struct{} // wakes the watcher; capacity 1
+	moved      chan struct{} // closed when the peer's next process wants a tunnel of its own
+	moveOnce   sync.Once
 
 	mu         sync.Mutex
 	closed     bool
@@ -101,7 +103,8 @@ type tunnel struct {
 }
 
 func newTunnel(e *env, peer model.NodeID, id wire.TunnelID) *tunnel {
-	t := &tunnel{env: e, peer: peer, id: id, client: e.client, poke: make(chan struct{}, 1)}
+	t := &tunnel{env: e, peer: peer, id: id, client: e.client, poke: make(chan struct{}, 1),
+		moved: make(chan struct{})}
 	t.list.Store(new([]*carrier))
 	t.downSince = e.now()
 	t.changed = func() {}
@@ -428,6 +431,10 @@ func (t *tunnel) close(reason wire.ResetReason, say bool) {
 
 // onGoAway takes the peer's word that it wants no more streams, or that all are over.
 func (t *tunnel) onGoAway(final bool, reason wire.ResetReason) {
+	if !final && reason == wire.ResetHandover && t.client {
+		t.moveOnce.Do(func() { close(t.moved) })
+		return
+	}
 	if !t.draining.Swap(true) {
 		t.changed()
 	}

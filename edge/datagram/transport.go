@@ -201,6 +201,14 @@ func (t *Transport) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
+// CloseServers closes the sockets that peers reach first, which another process of this node has, too, from
+// now on. Channels of peers go down and their messages another way.
+func (t *Transport) CloseServers() {
+	for _, s := range t.servers {
+		s.Close()
+	}
+}
+
 // Close closes the sockets, which ends Run. Channels send nothing from then on.
 func (t *Transport) Close() {
 	t.mu.Lock()

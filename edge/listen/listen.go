@@ -63,6 +63,10 @@ type Config struct {
 	// after clients' connections. nil: nobody wants it.
 	Mark func(syscall.RawConn) error
 
+	// Inherited returns the listening TCP socket of an address that the process before this one left, or nil.
+	// nil: there was none.
+	Inherited func(at netip.AddrPort) (*net.TCPListener, error)
+
 	// PortsMax bounds plain sockets: address × port × protocol. Default 4,096.
 	PortsMax int
 
@@ -98,6 +102,7 @@ type Set struct {
 	wanted  []socketWish
 	sockets map[socketKey]*socket
 	shared  shared
+	handed  bool // the next process has taken over: nothing is opened any more
 	addrs   addresses
 	ctx     context.Context // of Run; nil before
 	closed  bool
@@ -199,6 +204,9 @@ func (s *Set) Apply(bindings []Binding) error {
 	if s.closed {
 		return net.ErrClosed
 	}
+	if s.handed {
+		return nil
+	}
 	s.wanted = wishes
 	return errors.Join(err, s.settle())
 }
@@ -251,7 +259,7 @@ func (s *Set) settle() error {
 		}
 	}
 	s.shut(gone)
-	if s.cfg.ManageAddresses {
+	if s.cfg.ManageAddresses && !s.handed {
 		errs = append(errs, s.addrs.removeOthers(used))
 	}
 	return errors.Join(errs...)
@@ -262,7 +270,10 @@ func (s *Set) open(key socketKey, udpPorts int) (*socket, error) {
 	var err error
 	switch key.proto {
 	case flow.TCP:
-		k.tcp, err = s.listenTCP(key.at)
+		k.tcp, err = s.inherit(key.at)
+		if k.tcp == nil && err == nil {
+			k.tcp, err = s.listenTCP(key.at)
+		}
 	case flow.UDP:
 		k.udp, err = listenUDP(key.at, udpPorts)
 	default:
@@ -379,7 +390,7 @@ func (s *Set) Run(ctx context.Context) error {
 	s.mu.Lock()
 	s.closed = true
 	s.wanted = nil
-	err := s.settle()
+	err := s.settle() // after a hand-over, of what is left
 	if s.cfg.Dispatch != nil {
 		err = errors.Join(err, s.closeShared())
 	}

@@ -30,6 +30,7 @@ type shared struct {
 	bindings []Binding // wanted
 	missing  int       // of bindings, that do not hold yet
 	gone     bool      // another process has taken over
+	until    time.Time // that handshakes are finished here after a hand-over; zero: no hand-over
 }
 
 // loopbacks are what the shared sockets are bound to.
@@ -81,7 +82,8 @@ func (s *Set) applyShared(bindings []Binding) error {
 // settleShared does what is to be done. The caller holds mu.
 func (s *Set) settleShared() (err error) {
 	h := &s.shared
-	if h.gone {
+	if h.gone || s.handed {
+		h.missing = 0
 		return nil // the rules are the business of the process that took over
 	}
 	h.missing = len(h.bindings)
@@ -171,6 +173,10 @@ func (c rawConn) SyscallConn() (syscall.RawConn, error) { return c.Conn.SyscallC
 // retryShared does what failed before, and closes sockets that answer nobody any more.
 func (s *Set) retryShared() {
 	s.mu.Lock()
+	if s.handed && !s.shared.until.IsZero() && time.Now().After(s.shared.until) {
+		s.shared.until = time.Time{}
+		s.leaveAccepting()
+	}
 	if before := s.shared.missing; before > 0 {
 		err := s.settleShared()
 		if s.shared.missing != before || err == nil {

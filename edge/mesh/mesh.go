@@ -80,10 +80,11 @@ type Member struct {
 
 // Mesh is this node's membership. Its methods may be called at any time from any goroutine.
 type Mesh struct {
-	cfg     Config
-	metrics *metrics
-	wake    chan struct{} // 1: something for Run to look at
-	left    atomic.Bool   // Run is ending: what memberlist still calls is ignored
+	cfg       Config
+	metrics   *metrics
+	wake      chan struct{} // 1: something for Run to look at
+	left      atomic.Bool   // Run is ending: what memberlist still calls is ignored
+	abandoned atomic.Bool
 
 	// Lock order: memberlist calls the delegate with its own lock held, so under mu nothing of
 	// memberlist is called.
@@ -179,6 +180,9 @@ func (m *Mesh) Members() []Member {
 	return all
 }
 
+// Abandon has Run end without a farewell: this node's next process goes on in its name.
+func (m *Mesh) Abandon() { m.abandoned.Store(true) }
+
 func (m *Mesh) poke() {
 	select {
 	case m.wake <- struct{}{}:
@@ -218,7 +222,9 @@ func (m *Mesh) Run(ctx context.Context) error {
 	}()
 	m.serve(ctx, list, ring)
 
-	if err := list.Leave(leaveWait); err != nil {
+	if m.abandoned.Load() {
+		m.cfg.Log.Debug("the mesh is left to the next process")
+	} else if err := list.Leave(leaveWait); err != nil {
 		m.cfg.Log.Debug("leave the mesh", "error", err)
 	}
 	m.left.Store(true)

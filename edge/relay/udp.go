@@ -64,6 +64,16 @@ func (u *UDP) SetDraining(on bool) { u.drained.Store(on) }
 // Flows returns the number of flows.
 func (u *UDP) Flows() int { return int(u.admit.flows.Load()) }
 
+// Tuples returns the flows that there are.
+func (u *UDP) Tuples() []flow.Tuple {
+	var all []flow.Tuple
+	u.which(func(s *udpSession) bool {
+		all = append(all, s.tuple)
+		return false
+	})
+	return all
+}
+
 // now is the time since the UDP was made.
 func (u *UDP) now() time.Duration { return time.Since(u.begun) }
 

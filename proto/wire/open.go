@@ -191,11 +191,12 @@ const (
 	ResetRefused     ResetReason = 10 // the gateway refused the Open
 	ResetCancelled   ResetReason = 11 // the opener wants it no more (it went to another gateway)
 	ResetRemoved     ResetReason = 12 // the listener, group or endpoint was removed
+	ResetHandover    ResetReason = 13 // of GOAWAY: the node's next process has taken over, dial anew
 )
 
 func (r ResetReason) String() string {
 	names := [...]string{"unspecified", "reset by peer", "idle", "path lost", "peer restarted", "shutdown",
-		"revoked", "protocol error", "unknown stream", "overload", "refused", "cancelled", "removed"}
+		"revoked", "protocol error", "unknown stream", "overload", "refused", "cancelled", "removed", "handed over"}
 	if int(r) < len(names) {
 		return names[r]
 	}

@@ -26,6 +26,7 @@ bpf/tune:
 bpf/guard:               bpf/ports
 
 edge/flow:
+edge/handover:
 edge/udpio:
 edge/datagram:           proto/wire edge/udpio
 edge/steer:              proto/model edge/flow
@@ -62,7 +63,7 @@ controlplane/series:     proto/model proto/nearcast/v1 controlplane/store
 controlplane/awsapi:     proto/model proto/nearcast/v1 proto/identity controlplane/catalog controlplane/access controlplane/series
 controlplane:            proto/* controlplane/*
 
-cmd/nearcast-edge:       edge edge/kernel proto/* edge/flowlog
+cmd/nearcast-edge:       edge edge/kernel edge/handover proto/* edge/flowlog
 cmd/nearcast-controller: controlplane proto/*
 cmd/nearcast/manifest:   proto/model proto/nearcast/v1
 cmd/nearcast:            proto/* cmd/nearcast/manifest

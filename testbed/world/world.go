@@ -29,6 +29,9 @@ type Options struct {
 	EndpointCongestion []string
 	// NodePools tells every node its own addresses, which accelerators on node pools are served at.
 	NodePools bool
+	// Pins is a directory on a BPF file system in which nodes pin what outlives their processes, each below
+	// its name. Empty: nothing does, and a world leaves nothing behind.
+	Pins string
 	// Bare leaves controllers and nodes out: only the network and the endpoints.
 	Bare bool
 }
@@ -355,6 +358,10 @@ func (w *World) NodeProcess(name, site string, roles []string, token string) *Pr
 	if h.Cable.IsValid() {
 		backbone = h.Cable // the last one laid: to the other node
 	}
+	pins := "none"
+	if w.opt.Pins != "" {
+		pins = filepath.Join(w.opt.Pins, name)
+	}
 	args := append([]string{
 		"--data-dir", filepath.Join(w.opt.Dir, name), "--controllers", strings.Join(controllers, ","),
 		"--join-token", token, "--name", name, "--site", site, "--roles", strings.Join(roles, ","),
@@ -363,7 +370,7 @@ func (w *World) NodeProcess(name, site string, roles []string, token string) *Pr
 		"--gossip-listen", netip.AddrPortFrom(h.V4, portGossip).String(),
 		"--gossip-advertise", netip.AddrPortFrom(h.V4, portGossip).String(),
 		"--metrics-listen", fmt.Sprintf("127.0.0.1:%d", portMetrics),
-		"--kernel-pins", "none", // a world leaves nothing behind
+		"--kernel-pins", pins,
 	}, w.opt.NodeArgs...)
 	if w.Spec.nodePool() {
 		args = append(args, "--service-addresses", h.V4.String(), "--dns-listen", fmt.Sprintf(":%d", PortDNS))

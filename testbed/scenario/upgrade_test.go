@@ -1,0 +1,204 @@
+package scenario
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/nearcast/nearcast/testbed/load"
+	"github.com/nearcast/nearcast/testbed/netns"
+	"github.com/nearcast/nearcast/testbed/world"
+)
+
+// TestUpgrade has nodes upgraded under 200 new connections a second, long flows and UDP flows: an edge with the
+// kernel's dispatcher, one with plain sockets, and a gateway. NEARCAST_UPGRADES=20 is the full size, with 500
+// long flows.
+func TestUpgrade(t *testing.T) {
+	netns.RequireRoot(t, "pins")
+	upgrades, long := 3, 100
+	if s := os.Getenv("NEARCAST_UPGRADES"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		upgrades, long = n, 25*n
+	}
+	pins := t.TempDir()
+	if err := unix.Mount("bpf", pins, "bpf", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(pins, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	d := raise(t, "main", named("upg"), world.Options{Pins: pins})
+	t.Cleanup(func() { d.stopNext(t, "sin-1", "fra-1") })
+	t.Run("dispatch", func(t *testing.T) { d.upgradeUnderLoad(t, "sin-1", upgrades, long, 0) })
+	t.Run("gateway", func(t *testing.T) { d.upgradeUnderLoad(t, "fra-1", 1, long, -1) })
+}
+
+// TestUpgradePlain is the same without any kernel program: TCP is kept as well, UDP flows go over to the next
+// process, with what was on its way lost.
+func TestUpgradePlain(t *testing.T) {
+	netns.RequireRoot(t, "network namespaces")
+	d := raise(t, "main", named("upp"), world.Options{NodeArgs: []string{"--kernel-dispatch", "off", "--kernel-tune", "off"}})
+	t.Cleanup(func() { d.stopNext(t, "sin-1") })
+	d.upgradeUnderLoad(t, "sin-1", 2, 50, -1)
+}
+
+// pid returns the process that serves as a node.
+func (d *deployment) pid(t *testing.T, node string) int {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(d.DataDir(node), "pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pid
+}
+
+// stopNext ends the processes that upgrades have started.
+func (d *deployment) stopNext(t *testing.T, nodes ...string) {
+	for _, node := range nodes {
+		for _, p := range d.NS(node).Processes() {
+			_ = syscall.Kill(p.PID, syscall.SIGTERM)
+		}
+		eventually(t, 40*time.Second, node+" ends", func() error {
+			if left := d.NS(node).Processes(); len(left) > 0 {
+				return fmt.Errorf("%d processes are left", len(left))
+			}
+			return nil
+		})
+	}
+}
+
+// upgradeUnderLoad asserts that no new and no long connection fails, that every UDP flow goes on, and that no
+// more datagrams than lossMax are lost (-1: any number).
+func (d *deployment) upgradeUnderLoad(t *testing.T, node string, upgrades, count, lossMax int) {
+	ctx, cancel := context.WithCancel(d.ctx)
+	defer cancel()
+	long := &load.Long{Dial: d.Dial("jakarta"), Addr: d.at(load.PortEcho), Count: count, Every: 500 * time.Millisecond}
+	udp := &udpFlows{dial: d.Dial("jakarta"), at: d.at(load.PortUDP).String(), count: 20}
+	var running sync.WaitGroup
+	opened := make(chan struct{})
+	running.Go(func() {
+		if err := long.Run(ctx, func() { close(opened) }); err != nil {
+			t.Error(err)
+		}
+	})
+	running.Go(func() { udp.run(ctx, t) })
+	<-opened
+	attempts := d.steadyRate("jakarta", 5*time.Millisecond, func() {
+		for n := range upgrades {
+			d.upgrade(t, node)
+			t.Logf("upgrade %d of %d: process %d serves", n+1, upgrades, d.pid(t, node))
+		}
+		sent := udp.answered.Load()
+		eventually(t, 15*time.Second, "UDP flows go on", func() error {
+			if udp.answered.Load() < sent+int64(20*udp.count) {
+				return fmt.Errorf("%d answers more", udp.answered.Load()-sent)
+			}
+			return nil
+		})
+	})
+	cancel()
+	running.Wait()
+	failed := load.Failed(attempts)
+	t.Logf("%d upgrades of %s: %d new connections, %d failed; %d long ones, %d broken, %d messages, longest silence %v; "+
+		"%d UDP flows, %d datagrams, %d lost, %d silent at the end", upgrades, node, len(attempts), len(failed), count,
+		long.Broken.Load(), long.Messages.Load(), long.Silence().Round(time.Millisecond), udp.count, udp.sent.Load(),
+		udp.sent.Load()-udp.answered.Load(), udp.silent.Load())
+	if len(attempts) < 100*upgrades {
+		t.Errorf("only %d new connections were tried", len(attempts))
+	}
+	for i, a := range failed {
+		if i < 5 {
+			t.Errorf("new connection: %v", a.Err)
+		}
+	}
+	if n := long.Broken.Load(); n > 0 {
+		t.Errorf("%d of %d long connections broke: %v", n, count, long.Errors())
+	}
+	if n := udp.silent.Load(); n > 0 {
+		t.Errorf("%d of %d UDP flows are silent", n, udp.count)
+	}
+	if lost := udp.sent.Load() - udp.answered.Load(); lossMax >= 0 && lost > int64(lossMax) {
+		t.Errorf("%d of %d datagrams were lost, want at most %d", lost, udp.sent.Load(), lossMax)
+	}
+}
+
+// upgrade upgrades a node by the operator's command.
+func (d *deployment) upgrade(t *testing.T, node string) {
+	t.Helper()
+	cmd := d.NS(node).Cmd(d.ctx, filepath.Join(os.Getenv("NEARCAST_BIN"), "nearcast-edge"), "upgrade",
+		"--data-dir", d.DataDir(node))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("upgrade: %v: %s", err, out)
+	}
+}
+
+// udpFlows are clients that each send a datagram ten times a second and wait for its echo.
+type udpFlows struct {
+	dial  load.Dial
+	at    string
+	count int
+
+	sent, answered, silent atomic.Int64
+}
+
+func (u *udpFlows) run(ctx context.Context, t *testing.T) {
+	var clients sync.WaitGroup
+	defer clients.Wait()
+	for range u.count {
+		clients.Go(func() {
+			c, err := u.dial(ctx, "udp", u.at)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer c.Close()
+			in, misses := make([]byte, 100), 0
+			for n := uint64(0); ctx.Err() == nil; n++ {
+				out := binary.BigEndian.AppendUint64(nil, n)
+				begin := time.Now()
+				if _, err := c.Write(out); err != nil {
+					t.Error(err)
+					return
+				}
+				u.sent.Add(1)
+				_ = c.SetReadDeadline(begin.Add(2 * time.Second))
+				k, err := c.Read(in)
+				for err == nil && !bytes.Equal(in[:k], out) { // a late one
+					k, err = c.Read(in)
+				}
+				if misses++; err == nil {
+					misses = 0
+					u.answered.Add(1)
+				}
+				time.Sleep(time.Until(begin.Add(100 * time.Millisecond)))
+			}
+			if misses > 2 {
+				u.silent.Add(1)
+			}
+		})
+	}
+}
+
+// named gives a world namespaces of its own, so that it can stand beside another one of the same file.
+func named(name string) func(*world.Spec) { return func(s *world.Spec) { s.Name = name } }
