@@ -267,14 +267,21 @@ func (n *Node) startAll(parts *rooms) {
 	}
 	n.traffic.start(parts)
 	parts.start("steer", n.recompile)
+	if n.cfg.Previous == nil {
+		n.startOutward(parts)
+	}
+	n.up.Store(true)
+	parts.start("agent", n.agent.Run)
+}
+
+// startOutward starts what one process of a node can do at a time: answering DNS, and speaking BGP.
+func (n *Node) startOutward(parts *rooms) {
 	if n.names != nil {
 		parts.start("dns", n.names.run)
 	}
 	if n.announce != nil {
 		parts.start("announce", n.announce.Run)
 	}
-	n.up.Store(true)
-	parts.start("agent", n.agent.Run)
 }
 
 // alive is a hint of the mesh that a node has come (back) to life.

@@ -62,6 +62,8 @@ func (n *Node) handOver(ctx context.Context, parts *rooms) (bool, error) {
 	parts.end("agent")
 	n.mesh.Abandon()
 	parts.end("mesh")
+	parts.end("announce")
+	parts.end("dns")
 	if n.traffic.doors != nil {
 		n.traffic.doors.Release()
 	}
@@ -211,6 +213,7 @@ func (n *Node) takeOver(ctx context.Context, parts *rooms) error {
 	t, s := n.table.Load(), n.snapshot.Load()
 	n.traffic.open(relay.Bindings(t), n.drained(s))
 	n.mu.Unlock()
+	n.startOutward(parts)
 	close(n.released)
 	n.log.Info("taken over from the process before", "pid", os.Getppid())
 	return prev.Say(handover.Serving)

@@ -69,7 +69,7 @@ Every flag may stand in the file of --config, as YAML with the same names; flags
 		},
 	}
 	o.register(cmd.Flags())
-	cmd.AddCommand(upgradeCommand(), &cobra.Command{
+	cmd.AddCommand(upgradeCommand(), checkKernelCommand(), &cobra.Command{
 		Use:   "version",
 		Short: "Print the version of this program",
 		Args:  cobra.NoArgs,

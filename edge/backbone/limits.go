@@ -17,7 +17,7 @@ const (
 	carriersMaxDefault = 16
 	carriersCeiling    = 32 // carriers of a tunnel; measured: beyond 16 they only compete
 	slotsMax           = 64 // of a tunnel: bits in Stream.used; dying carriers keep theirs for a moment
-	tunnelsPerPeerMax  = 4  // an edge has one; a restarted edge's old ones linger for PathWait
+	tunnelsPerPeerMax  = 32
 	handshakesMax      = 256
 	firstFrameMax      = 1 << 10 // bytes of a HELLO or WELCOME, whatever a later version adds
 
