@@ -15,7 +15,7 @@ export BPF2GO_CC ?= clang-14
 export BPF2GO_CFLAGS := -O2 -g -Wall -Werror -I../include \
 	-idirafter /usr/include/x86_64-linux-gnu -idirafter /usr/include/aarch64-linux-gnu
 
-.PHONY: all build demo test test-unit test-root bench profile generate generate-bpf check-generated deps deps-bench clean help
+.PHONY: all build demo test test-unit test-root bench profile generate generate-bpf check-generated deps deps-demo deps-bench clean help
 
 all: build
 
@@ -26,13 +26,16 @@ build: ## build the four binaries into bin/
 	@mkdir -p $(BIN)
 	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o $(BIN)/ $(addprefix ./cmd/,$(BINARIES))
 
-deps: ## install the Debian packages that demo and test need (root)
+deps: ## install the Debian packages that test needs (root)
 	@./testbed/deps.sh
+
+deps-demo: ## ... those that demo needs (root)
+	@./testbed/deps.sh demo
 
 deps-bench: ## ... and those of the peers that bench measures against (root)
 	@./testbed/deps.sh bench
 
-demo: deps build ## show real connections getting faster, in a world of network namespaces (root)
+demo: deps-demo build ## show real connections getting faster, in a world of network namespaces (root)
 	@$(BIN)/nearcast-lab demo
 
 test: deps build test-unit test-root ## everything: unit, fuzz seeds, race, netns worlds (root)

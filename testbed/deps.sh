@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that `make demo` and `make test` need, if any are missing. With the
-# argument "bench" also the peers that `make bench` measures against, without starting them as services.
+# Installs the Debian packages that are missing for `make demo` (argument "demo"), for `make test` (none), or for
+# that and the peers that `make bench` measures against ("bench"). None of them is started, now or at the next boot.
 set -euo pipefail
 
-packages=(iproute2 curl ethtool iputils-ping procps awscli bind9-dnsutils knot-dnsutils unbound gdnsd bird2 frr)
+packages=(iproute2 curl ethtool iputils-ping procps)
+if [ "${1:-}" != demo ]; then
+  packages+=(awscli bind9-dnsutils knot-dnsutils bird2 frr)
+fi
 if [ "${1:-}" = bench ]; then
-  packages+=(haproxy nginx-light libnginx-mod-stream dnsperf)
+  packages+=(haproxy nginx-light libnginx-mod-stream)
 fi
 missing=()
 for p in "${packages[@]}"; do
@@ -32,3 +35,11 @@ if [ ! -e /usr/sbin/policy-rc.d ]; then
 fi
 apt-get update -qq
 apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+# Debian also enables them. What was installed before is the user's and stays as it was.
+for p in "${missing[@]}"; do
+  case $p in
+    bird2) systemctl --quiet disable bird 2>/dev/null || true ;;
+    frr | haproxy) systemctl --quiet disable "$p" 2>/dev/null || true ;;
+    nginx-light) systemctl --quiet disable nginx 2>/dev/null || true ;;
+  esac
+done
