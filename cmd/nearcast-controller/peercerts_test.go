@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -80,17 +81,19 @@ func TestPeerCerts(t *testing.T) {
 
 func eventuallyReady(t *testing.T, addr string) {
 	t.Helper()
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(3 * time.Minute)
 	for {
+		var said []byte
 		resp, err := http.Get("http://" + addr + "/readyz")
 		if err == nil {
+			said, _ = io.ReadAll(resp.Body)
 			resp.Body.Close()
 			if resp.StatusCode == http.StatusOK {
 				return
 			}
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%s is not ready after a minute: %v", addr, err)
+			t.Fatalf("%s is not ready after three minutes: %v %s", addr, err, said)
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
