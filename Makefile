@@ -43,6 +43,7 @@ test: deps build test-unit test-root ## everything: unit, fuzz seeds, race, netn
 test-unit: ## what needs no root
 	go vet ./...
 	go test -race -timeout 20m $$(go list ./... | grep -v -e /testbed/scenario)
+	go test -run 'Speaker|Announcer|IdleFlowsAreSmall' ./edge/announce ./edge/relay # what the race detector disturbs
 
 test-root: build ## the worlds: scenario tests that start the built binaries (root)
 	NEARCAST_REQUIRE_ROOT=1 NEARCAST_BIN=$(CURDIR)/$(BIN) go test -v -count=1 -timeout 60m ./testbed/scenario/...
