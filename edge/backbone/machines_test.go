@@ -401,3 +401,39 @@ func TestHotPathAllocatesNothing(t *testing.T) {
 		t.Fatal("an idle stream holds memory")
 	}
 }
+
+// TestCarriersCloseTogether: carriers have closed, and the readers of all but one have not ended yet, so
+// that they are still in the list. The streams of that one are parked, instead of being offered to the
+// others in turn for ever while their readers wait for the same streams; the next carrier takes them.
+func TestCarriersCloseTogether(t *testing.T) {
+	tun := newTunnel(newEnv(Common{LeaveHost: true}, "test", true), "peer", wire.TunnelID{1})
+	join := func(number uint32) *carrier {
+		c := newCarrier(tun, nil, noConn{}, number)
+		if !tun.join(c) {
+			t.Fatal("no room")
+		}
+		return c
+	}
+	carriers := []*carrier{join(1), join(2), join(3)}
+	s, err := tun.dial(&wire.Open{}, &deafSink{take: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range carriers {
+		c.close()
+	}
+	lost := make(chan struct{})
+	go func() {
+		tun.lost(s.car)
+		close(lost)
+	}()
+	select {
+	case <-lost:
+	case <-time.After(20 * time.Second):
+		panic("a stream is offered to closed carriers for ever") // it spins with its lock held
+	}
+	next := join(4)
+	if got, ok := next.streams.pop(); !ok || got != s {
+		t.Fatal("the next carrier did not get the stream")
+	}
+}

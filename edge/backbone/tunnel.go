@@ -141,7 +141,7 @@ func (t *tunnel) pick(not *carrier) *carrier {
 	from := int(t.turn.Add(1))
 	for i := range list {
 		c := list[(from+i)%len(list)]
-		if c == not {
+		if c == not || c.gone.Load() { // it is delisted only when its reader has ended
 			continue
 		}
 		rank, load, room := c.rank(), c.load.Load(), c.room.Load()
