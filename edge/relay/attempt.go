@@ -18,6 +18,7 @@ type attempt struct {
 	f       *tcpFlow
 	gateway model.NodeID
 	begun   time.Time
+	asleep  time.Duration // of the time since, this process was frozen; Run's own
 
 	// Where the flow could go otherwise.
 	route steer.Route
@@ -110,7 +111,7 @@ func (a *attempt) check(now time.Time) {
 	case a.down.IsZero():
 		a.down = now
 	}
-	late := now.Sub(a.begun) > f.t.cfg.OpenTimeout
+	late := now.Sub(a.begun)-a.asleep > f.t.cfg.OpenTimeout
 	gone := !peer.Up && now.Sub(a.down) > openSilence && a.othersUp()
 	if !late && !gone {
 		return

@@ -8,6 +8,7 @@ const (
 	// openTimeoutDefault is longer than a gateway tries (5 s), so that its answer is what counts.
 	openTimeoutDefault = 7 * time.Second
 	openSweepEvery     = 100 * time.Millisecond // how soon a flow leaves a gateway that went down
+	frozenAfter        = time.Second            // between two sweeps: this process did not run meanwhile
 	openSilence        = 300 * time.Millisecond // a gateway may be down this long before flows leave it
 	attemptsMax        = 8                      // gateways asked for one flow
 

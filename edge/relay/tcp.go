@@ -169,6 +169,24 @@ func (t *TCP) start(f func()) bool {
 	return true
 }
 
+// sweepOpening gives up attempts whose answer is late. While the process was frozen (stopped, or its
+// machine paused) no answer could come: that time is not held against them.
+func (t *TCP) sweepOpening(now, last time.Time) {
+	if t.opening.Len() == 0 {
+		return
+	}
+	asleep := now.Sub(last)
+	if asleep < frozenAfter {
+		asleep = 0
+	}
+	t.opening.Each(func(a *attempt) {
+		if a.begun.Before(last) {
+			a.asleep += asleep
+		}
+		a.check(now)
+	})
+}
+
 // Run watches over the flows until ctx ends; then it resets those that are left, and returns when all
 // have ended.
 func (t *TCP) Run(ctx context.Context) error {
@@ -176,13 +194,12 @@ func (t *TCP) Run(ctx context.Context) error {
 	defer opens.Stop()
 	idles := time.NewTicker(idleSweepEvery)
 	defer idles.Stop()
-	for ctx.Err() == nil {
+	for swept := time.Now(); ctx.Err() == nil; {
 		select {
 		case <-ctx.Done():
 		case now := <-opens.C:
-			if t.opening.Len() > 0 {
-				t.opening.Each(func(a *attempt) { a.check(now) })
-			}
+			t.sweepOpening(now, swept)
+			swept = now
 		case now := <-idles.C:
 			pressed := t.admit.memoryUsed() >= memoryReap
 			t.flows.Each(func(f *tcpFlow) { f.checkIdle(now, pressed) })

@@ -17,6 +17,7 @@ func TestFailures(t *testing.T) {
 	t.Run("region killed and back", d.regionKilled)
 	t.Run("gateway killed", d.gatewayKilled)
 	t.Run("endpoint flapping", d.flapping)
+	t.Run("edge frozen", d.edgeFrozen)
 	t.Run("every controller killed", d.controllersKilled)
 }
 
