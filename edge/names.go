@@ -27,7 +27,6 @@ type names struct {
 	snapshot *model.Snapshot
 	zones    *zone.Set
 	signers  map[string]*dnssec.Signer // by apex
-	rtts     []geo.NetworkRTT
 	db       *geo.Database
 	dbNote   string // why the databases are not as the operator wants
 	known    *geo.Map
@@ -83,17 +82,6 @@ func (d *names) setSnapshot(s *model.Snapshot, zones *zone.Set) {
 	d.sign()
 	d.refresh(time.Now(), true)
 	d.mu.Unlock()
-}
-
-// setClients takes over what the fleet measured towards clients' networks.
-func (d *names) setClients(rtts []geo.NetworkRTT) {
-	if d == nil {
-		return
-	}
-	d.mu.Lock()
-	d.rtts, d.stale = rtts, true
-	d.mu.Unlock()
-	d.poke()
 }
 
 // sign makes the signers of the zones. A zone whose keys this node cannot use is served unsigned, which
@@ -176,7 +164,7 @@ func (d *names) refresh(now time.Time, force bool) {
 		return
 	}
 	if d.stale {
-		d.known = geo.NewMap(d.snapshot.Sites, d.snapshot.Steering, d.db, d.rtts)
+		d.known = geo.NewMap(d.snapshot.Sites, d.snapshot.Steering, d.db, nil)
 		d.stale, force = false, true
 	}
 	why := d.judge(now)

@@ -429,7 +429,7 @@ type NodeMessage_Traffic struct {
 }
 
 type NodeMessage_Clients struct {
-	Clients *ClientNetworks `protobuf:"bytes,60,opt,name=clients,proto3,oneof"` // measured here, since the last report of them
+	Clients *ClientNetworks `protobuf:"bytes,60,opt,name=clients,proto3,oneof"` // reserved: no node sends it yet
 }
 
 type NodeMessage_Explained struct {
@@ -1042,7 +1042,7 @@ type ControllerMessage_TrafficAck struct {
 }
 
 type ControllerMessage_Clients struct {
-	Clients *ClientNetworks `protobuf:"bytes,60,opt,name=clients,proto3,oneof"` // measured by the whole fleet: replaces what was told before
+	Clients *ClientNetworks `protobuf:"bytes,60,opt,name=clients,proto3,oneof"` // reserved: no controller sends it yet
 }
 
 type ControllerMessage_Explain struct {

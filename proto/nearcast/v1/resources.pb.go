@@ -1471,7 +1471,7 @@ type Pool struct {
 	// Output: a range that a project brought (BYOIP). Its addresses are given only to accelerators of the
 	// project that ask for them.
 	Project       string `protobuf:"bytes,70,opt,name=project,proto3" json:"project,omitempty"`
-	Withheld      bool   `protobuf:"varint,71,opt,name=withheld,proto3" json:"withheld,omitempty"` // output: a range that its project does not advertise now; nodes must not announce it
+	Withheld      bool   `protobuf:"varint,71,opt,name=withheld,proto3" json:"withheld,omitempty"` // output: reserved for ranges that are brought in and not advertised; nothing sets it yet
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2272,9 +2272,9 @@ type Settings struct {
 	AnnounceAggregates           []string `protobuf:"bytes,50,rep,name=announce_aggregates,json=announceAggregates,proto3" json:"announce_aggregates,omitempty"`
 	AnnounceFloor                uint32   `protobuf:"varint,51,opt,name=announce_floor,json=announceFloor,proto3" json:"announce_floor,omitempty"`                                                  // sites that go on announcing a prefix even if they want not to; 1
 	CustomRoutingAcceleratorsMax uint32   `protobuf:"varint,70,opt,name=custom_routing_accelerators_max,json=customRoutingAcceleratorsMax,proto3" json:"custom_routing_accelerators_max,omitempty"` // 10; accelerators_max is of standard ones
-	AttachmentsMax               uint32   `protobuf:"varint,71,opt,name=attachments_max,json=attachmentsMax,proto3" json:"attachments_max,omitempty"`                                               // of a project, 10
-	PrincipalsPerAttachmentMax   uint32   `protobuf:"varint,72,opt,name=principals_per_attachment_max,json=principalsPerAttachmentMax,proto3" json:"principals_per_attachment_max,omitempty"`       // 10
-	ByoipRangesMax               uint32   `protobuf:"varint,73,opt,name=byoip_ranges_max,json=byoipRangesMax,proto3" json:"byoip_ranges_max,omitempty"`                                             // of a project, 2
+	AttachmentsMax               uint32   `protobuf:"varint,71,opt,name=attachments_max,json=attachmentsMax,proto3" json:"attachments_max,omitempty"`                                               // reserved, as the next two: nothing is limited by it yet
+	PrincipalsPerAttachmentMax   uint32   `protobuf:"varint,72,opt,name=principals_per_attachment_max,json=principalsPerAttachmentMax,proto3" json:"principals_per_attachment_max,omitempty"`       // reserved
+	ByoipRangesMax               uint32   `protobuf:"varint,73,opt,name=byoip_ranges_max,json=byoipRangesMax,proto3" json:"byoip_ranges_max,omitempty"`                                             // reserved
 	unknownFields                protoimpl.UnknownFields
 	sizeCache                    protoimpl.SizeCache
 }
