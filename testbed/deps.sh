@@ -5,7 +5,8 @@ set -euo pipefail
 
 packages=(iproute2 curl ethtool iputils-ping procps)
 if [ "${1:-}" != demo ]; then
-  packages+=(awscli bind9-dnsutils knot-dnsutils bird2 frr)
+  # The race detector needs a C compiler; the others are clients and peers that tests play with.
+  packages+=(gcc libc6-dev awscli bind9-dnsutils knot-dnsutils bird2 frr)
 fi
 if [ "${1:-}" = bench ]; then
   packages+=(haproxy nginx-light libnginx-mod-stream)
