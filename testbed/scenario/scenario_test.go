@@ -22,8 +22,21 @@ type deployment struct {
 	ctx context.Context
 }
 
-// raise raises a shipped world for one test and asserts afterwards that nothing of it is left.
+// raise raises a shipped world for one test with its accelerated application, and asserts afterwards that
+// nothing of it is left.
 func raise(t *testing.T, name string, change func(*world.Spec), opt world.Options) *deployment {
+	t.Helper()
+	d := stand(t, name, change, opt)
+	app, err := d.Accelerate(d.ctx, t.Logf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.app = app
+	return d
+}
+
+// stand is raise without the application.
+func stand(t *testing.T, name string, change func(*world.Spec), opt world.Options) *deployment {
 	t.Helper()
 	netns.RequireRoot(t, "network namespaces")
 	if opt.Bin = os.Getenv("NEARCAST_BIN"); opt.Bin == "" {
@@ -58,11 +71,7 @@ func raise(t *testing.T, name string, change func(*world.Spec), opt world.Option
 			w.DumpLogs(t.Logf)
 		}
 	})
-	app, err := w.Accelerate(ctx, t.Logf)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &deployment{World: w, app: app, ctx: ctx}
+	return &deployment{World: w, ctx: ctx}
 }
 
 // at returns an accelerated address and port, IPv4.
