@@ -55,7 +55,8 @@ func (c *Controller) listenAWS(ctx context.Context) (net.Listener, error) {
 
 // serveAWS answers AWS clients until ctx ends; then requests that run may end.
 func (c *Controller) serveAWS(ctx context.Context, l net.Listener) error {
-	h, err := awsapi.New(awsapi.Config{Catalog: c.catalog, Key: c.keys.Lookup, Deployed: c.fleet.Deployed,
+	h, err := awsapi.New(awsapi.Config{Catalog: c.catalog, Key: c.keys.Find, Session: c.keys.CreateSession, Deployed: c.fleet.Deployed,
+		Applied: c.fleet.Applied, Account: c.keys.Account, Project: c.keys.ProjectOf,
 		Health: c.verdict, Audit: c.audit.Record, Log: c.log.With("room", "awsapi"), Metrics: c.registry,
 		Traffic: c.series, Places: series.Places{EdgeArea: c.edgeArea, RegionArea: c.regionArea}})
 	if err != nil {

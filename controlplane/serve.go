@@ -52,6 +52,7 @@ func newServer(own *identity.Credentials, guard *access.Guard, a admin.Service,
 	)...)
 	v1.RegisterAdminServiceServer(s, a)
 	v1.RegisterCustomRoutingServiceServer(s, a)
+	v1.RegisterSharingServiceServer(s, a)
 	v1.RegisterNodeServiceServer(s, n)
 	v1.RegisterEnrollServiceServer(s, e)
 	return s

@@ -26,6 +26,7 @@ import (
 type session struct {
 	pb.AdminServiceClient
 	pb.CustomRoutingServiceClient
+	pb.SharingServiceClient
 	conn   *grpc.ClientConn
 	target contextEntry
 	// trouble is why the connection could not be made, as it was before it became a gRPC message.
@@ -67,6 +68,7 @@ func (c *cli) admin() (*session, error) {
 	}
 	s.AdminServiceClient = pb.NewAdminServiceClient(s.conn)
 	s.CustomRoutingServiceClient = pb.NewCustomRoutingServiceClient(s.conn)
+	s.SharingServiceClient = pb.NewSharingServiceClient(s.conn)
 	c.session = s
 	return s, nil
 }

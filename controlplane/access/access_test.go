@@ -146,6 +146,7 @@ func newWorld(t *testing.T) *world {
 	s := grpc.NewServer(append(g.ServerOptions(), grpc.Creds(creds))...)
 	v1.RegisterAdminServiceServer(s, panicky{})
 	v1.RegisterCustomRoutingServiceServer(s, v1.UnimplementedCustomRoutingServiceServer{})
+	v1.RegisterSharingServiceServer(s, v1.UnimplementedSharingServiceServer{})
 	v1.RegisterNodeServiceServer(s, v1.UnimplementedNodeServiceServer{})
 	v1.RegisterEnrollServiceServer(s, v1.UnimplementedEnrollServiceServer{})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -298,7 +299,7 @@ func mayCall(m protoreflect.MethodDescriptor, rank int, node bool) bool {
 	case verb("Get", "List", "WhoAm", "Explain"):
 		return rank >= 1
 	case noun("Accelerator", "Listener", "EndpointGroup", "Endpoints", "Target", "Resource",
-		"Subnet", "RoutingGroup", "RoutingTraffic"),
+		"Subnet", "RoutingGroup", "RoutingTraffic", "Attachment", "nRange", "eRange", "wRange"),
 		name == "UpdateNode", name == "SetAnnouncing":
 		return rank >= 2
 	}

@@ -47,6 +47,7 @@ type AccessKey struct {
 	Created     time.Time
 	CreatedBy   string
 	Revision    uint64 // store revision of its last change
+	Session     string // with Find: the name of the session, whose ID, Role and Expires the others are; "": the key itself
 }
 
 // storedKey is an AccessKey as it lies in the store. Signature Version 4 is an HMAC, so whoever verifies
@@ -184,6 +185,26 @@ func (ks *Keys) account(ctx context.Context, project, want string) (string, erro
 		Message: fmt.Sprintf("%s belongs to another project; choose another one", id)}}
 }
 
+// Account returns a project's account id, and gives it the one that follows from its name if it has none.
+func (ks *Keys) Account(ctx context.Context, project string) (string, error) {
+	return ks.account(ctx, project, "")
+}
+
+// ProjectOf returns the project that has an account id, or ErrUnknown.
+func (ks *Keys) ProjectOf(ctx context.Context, account string) (string, error) {
+	if !accountID.MatchString(account) {
+		return "", ErrUnknown
+	}
+	kv, err := ks.store.Get(ctx, projectOf+account)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return "", ErrUnknown
+	case err != nil:
+		return "", fmt.Errorf("look up project of account %s: %w", account, err)
+	}
+	return string(kv.Value), nil
+}
+
 // Lookup returns a key that has not ended, and its secret; or ErrUnknown. While the store is away, it
 // tells what was true up to ten minutes ago.
 func (ks *Keys) Lookup(ctx context.Context, id string) (AccessKey, string, error) {
@@ -316,6 +337,6 @@ func readKey(kv store.KV) (AccessKey, storedKey, error) {
 }
 
 func (s storedKey) key(id string, revision uint64) AccessKey {
-	return AccessKey{id, s.Description, s.Role, s.Project, s.Account, s.Expires, s.Created, s.CreatedBy,
-		revision}
+	return AccessKey{ID: id, Description: s.Description, Role: s.Role, Project: s.Project, Account: s.Account,
+		Expires: s.Expires, Created: s.Created, CreatedBy: s.CreatedBy, Revision: revision}
 }

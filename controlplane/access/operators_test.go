@@ -13,7 +13,7 @@ import (
 )
 
 // newStore runs a store until the test ends or stop is called.
-func newStore(t *testing.T) (s *store.Store, stop func()) {
+func newStore(t testing.TB) (s *store.Store, stop func()) {
 	t.Helper()
 	s, err := store.New(store.Config{DataDir: t.TempDir(), NoSync: true})
 	if err != nil {

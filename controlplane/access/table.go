@@ -79,6 +79,21 @@ var table = map[string]Rule{
 	v1.CustomRoutingService_SetCustomRoutingTraffic_FullMethodName:      {NeedOperator, true},
 	v1.CustomRoutingService_ListPortMappings_FullMethodName:             {NeedViewer, false},
 
+	v1.SharingService_CreateAttachment_FullMethodName:  {NeedOperator, true},
+	v1.SharingService_GetAttachment_FullMethodName:     {NeedViewer, false},
+	v1.SharingService_ListAttachments_FullMethodName:   {NeedViewer, false},
+	v1.SharingService_UpdateAttachment_FullMethodName:  {NeedOperator, true},
+	v1.SharingService_DeleteAttachment_FullMethodName:  {NeedOperator, true},
+	v1.SharingService_SetRangeRecord_FullMethodName:    {NeedAdmin, true},
+	v1.SharingService_ListRangeRecords_FullMethodName:  {NeedViewer, false},
+	v1.SharingService_DeleteRangeRecord_FullMethodName: {NeedAdmin, true},
+	v1.SharingService_ProvisionRange_FullMethodName:    {NeedOperator, true},
+	v1.SharingService_ListRanges_FullMethodName:        {NeedViewer, false},
+	v1.SharingService_AdvertiseRange_FullMethodName:    {NeedOperator, true},
+	v1.SharingService_WithdrawRange_FullMethodName:     {NeedOperator, true},
+	v1.SharingService_DeprovisionRange_FullMethodName:  {NeedOperator, true},
+	v1.SharingService_CreateSession_FullMethodName:     {NeedAdmin, true},
+
 	v1.AdminService_TagResource_FullMethodName:   {NeedOperator, true},
 	v1.AdminService_UntagResource_FullMethodName: {NeedOperator, true},
 

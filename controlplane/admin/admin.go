@@ -39,12 +39,14 @@ func (c Config) Validate() error {
 type Service interface {
 	v1.AdminServiceServer
 	v1.CustomRoutingServiceServer
+	v1.SharingServiceServer
 }
 
 // service is Service. Its methods are documented in the schema.
 type service struct {
 	v1.UnimplementedAdminServiceServer
 	v1.UnimplementedCustomRoutingServiceServer
+	v1.UnimplementedSharingServiceServer
 	cfg Config
 	log *slog.Logger
 }

@@ -30,7 +30,9 @@ var (
 		model.EndpointGroupToProto, model.EndpointGroupFromProto,
 		[]string{"traffic_dial", "health_check", "port_overrides", "endpoints", "tags"}}
 	targets = kind[model.Target, *v1.Target]{model.TargetToProto, model.TargetFromProto,
-		[]string{"region", "host", "tags"}}
+		[]string{"region", "host", "project", "tags"}}
+	attachments = kind[model.Attachment, *v1.Attachment]{model.AttachmentToProto, model.AttachmentFromProto,
+		[]string{"name", "projects", "accelerators", "resources", "tags"}}
 	subnets = kind[model.Subnet, *v1.Subnet]{model.SubnetToProto, model.SubnetFromProto,
 		[]string{"client_address", "tags"}}
 	pools = kind[model.Pool, *v1.Pool]{model.PoolToProto, model.PoolFromProto,

@@ -26,13 +26,21 @@ import (
 	v1 "github.com/nearcast/nearcast/proto/nearcast/v1"
 )
 
-// Config of a Handler. Catalog, Key, Deployed and Health are needed.
+// Config of a Handler. Catalog and all functions but Audit and Now are needed.
 type Config struct {
 	Catalog *catalog.Catalog
-	// Key returns an access key that may be used now and its secret, or access.ErrUnknown.
-	Key func(ctx context.Context, id string) (access.AccessKey, string, error)
+	// Key returns an access key or, with its token, a session that may be used now, and its secret. It may return
+	// access.ErrUnknown and access.ErrExpired.
+	Key func(ctx context.Context, id, token string) (access.AccessKey, string, error)
+	// Session makes temporary credentials of an access key; nil: there are none.
+	Session func(ctx context.Context, key string, role v1.Role, valid time.Duration, name string) (access.Session, error)
 	// Deployed reports whether the fleet has applied the accelerator as it is.
 	Deployed func(model.Accelerator) bool
+	// Applied reports whether every connected node has applied a revision of the configuration.
+	Applied func(revision uint64) bool
+	// Account and Project translate between projects and account ids. Project may return access.ErrUnknown.
+	Account func(ctx context.Context, project string) (string, error)
+	Project func(ctx context.Context, account string) (string, error)
 	// Health returns the verdict on an endpoint and its reason.
 	Health func(model.GroupID, model.EndpointID) (model.HealthState, string)
 	// Traffic and Places answer CloudWatch's questions; without Traffic there is no CloudWatch.
@@ -48,8 +56,9 @@ type Config struct {
 
 // Validate reports what is missing.
 func (c Config) Validate() error {
-	if c.Catalog == nil || c.Key == nil || c.Deployed == nil || c.Health == nil {
-		return errors.New("awsapi: Catalog, Key, Deployed and Health must be set")
+	if c.Catalog == nil || c.Key == nil || c.Deployed == nil || c.Health == nil ||
+		c.Applied == nil || c.Account == nil || c.Project == nil {
+		return errors.New("awsapi: Catalog, Key, Deployed, Applied, Account, Project and Health must be set")
 	}
 	return nil
 }
@@ -157,10 +166,10 @@ func (h *Handler) cloudWatch(w http.ResponseWriter, r *http.Request, p *cwProtoc
 		return "", nil, f
 	}
 	asked := name
-	if cloudWatch[name] == nil {
+	if ask := p.ask(name); ask == nil {
 		name = "" // what strangers make up is no label of a metric
 	}
-	answer, f = h.askCloudWatch(r.Context(), key, asked, members)
+	answer, f = h.askCloudWatch(r.Context(), key, p, asked, members)
 	return name, answer, f
 }
 
@@ -195,8 +204,6 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request) (name string, an
 	switch {
 	case !known || r.Method != http.MethodPost || r.URL.Path != "/":
 		return name, nil, faultf("UnknownOperationException", "%q is no operation of this endpoint", shorten(target))
-	case op.run == nil:
-		return name, nil, faultf("UnknownOperationException", "Nearcast does not offer %s", name)
 	case !access.Allows(key.Role, op.need):
 		return name, nil, faultf(exDenied,
 			"User: arn:aws:iam::%s:user/%s is not authorized to perform: globalaccelerator:%s (its role is %s)",
@@ -225,18 +232,18 @@ func (h *Handler) authenticate(r *http.Request, body []byte) (access.AccessKey, 
 	if err != nil {
 		return access.AccessKey{}, err
 	}
-	// Only temporary credentials have session tokens, and there are none here. A token beside one of our
-	// keys is a configuration that mixes two things; its maker should know.
-	if r.Header.Get("X-Amz-Security-Token") != "" {
-		return access.AccessKey{}, faultf("UnrecognizedClientException", "The request has a session token, and "+
-			"this endpoint gives out none: use an access key without one (is AWS_SESSION_TOKEN set?)")
-	}
-	key, secret, err := h.cfg.Key(r.Context(), a.keyID)
-	if errors.Is(err, access.ErrUnknown) {
+	token := r.Header.Get("X-Amz-Security-Token")
+	key, secret, err := h.cfg.Key(r.Context(), a.keyID, token)
+	switch {
+	case errors.Is(err, access.ErrUnknown) && token != "":
+		return access.AccessKey{}, faultf("UnrecognizedClientException", "The security token included in the request is "+
+			"invalid: it is not one of this access key (is an AWS_SESSION_TOKEN of something else set?)")
+	case errors.Is(err, access.ErrUnknown):
 		return access.AccessKey{}, faultf("UnrecognizedClientException",
 			"The security token included in the request is invalid.")
-	}
-	if err != nil {
+	case errors.Is(err, access.ErrExpired):
+		return access.AccessKey{}, faultf("ExpiredTokenException", "The security token included in the request is expired")
+	case err != nil:
 		return access.AccessKey{}, err
 	}
 	return key, a.verify(r, body, secret, h.cfg.Now())
@@ -280,9 +287,13 @@ func madeID(answer []byte) string {
 		Accelerator   struct{ AcceleratorArn string }
 		Listener      struct{ ListenerArn string }
 		EndpointGroup struct{ EndpointGroupArn string }
+
+		CrossAccountAttachment struct{ AttachmentArn string }
+		ByoipCidr              struct{ Cidr string }
 	}
 	if json.Unmarshal(answer, &out) != nil {
 		return ""
 	}
-	return out.Accelerator.AcceleratorArn + out.Listener.ListenerArn + out.EndpointGroup.EndpointGroupArn
+	return out.Accelerator.AcceleratorArn + out.Listener.ListenerArn + out.EndpointGroup.EndpointGroupArn +
+		out.CrossAccountAttachment.AttachmentArn + out.ByoipCidr.Cidr
 }

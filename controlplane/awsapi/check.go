@@ -71,6 +71,10 @@ func checkShape(v reflect.Value, path string, problems *[]string) {
 			}
 			continue
 		}
+		if f.Kind() == reflect.Pointer && f.Elem().Kind() == reflect.Struct {
+			checkShape(f.Elem(), name, problems)
+			continue
+		}
 		if f.Kind() == reflect.Pointer {
 			checkScalar(f.Elem(), rules, add)
 			continue

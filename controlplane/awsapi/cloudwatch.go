@@ -130,10 +130,10 @@ func asks[In any](f func(call, context.Context, *In) (tree, error)) func(call, c
 }
 
 // askCloudWatch answers one question.
-func (h *Handler) askCloudWatch(ctx context.Context, key access.AccessKey, name string, request []byte) (tree, *fault) {
-	ask := cloudWatch[name]
+func (h *Handler) askCloudWatch(ctx context.Context, key access.AccessKey, p *cwProtocol, name string, request []byte) (tree, *fault) {
+	ask := p.ask(name)
 	switch {
-	case ask == nil || h.cfg.Traffic == nil:
+	case ask == nil || h.cfg.Traffic == nil && cloudWatch[name] != nil:
 		return nil, faultf("InvalidAction", "%q is no operation of this endpoint", shorten(name))
 	case !access.Allows(key.Role, access.NeedViewer):
 		return nil, faultf("AccessDenied", "the key may not read")

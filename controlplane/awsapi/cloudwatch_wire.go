@@ -1,6 +1,7 @@
 package awsapi
 
 import (
+	"context"
 	"encoding/json"
 	"encoding/xml"
 	"fmt"
@@ -25,6 +26,16 @@ type cwProtocol struct {
 	fault       func(requestID string, f *fault) []byte
 }
 
+// ask returns what answers an operation, or nil. STS is spoken in the query protocol only.
+func (p *cwProtocol) ask(operation string) func(call, context.Context, []byte) (tree, error) {
+	if ask := sts[operation]; ask != nil && p.contentType == contentXML {
+		return ask
+	}
+	return cloudWatch[operation]
+}
+
+const contentXML = "text/xml"
+
 const cborPath = "/service/" + cloudWatchService + "/operation/"
 
 // cloudWatchProtocol returns the protocol of a request to CloudWatch, or nil for a request that is none.
@@ -48,7 +59,7 @@ func cloudWatchProtocol(r *http.Request) *cwProtocol {
 			return jsonTree(tree{"__type": f.code, "message": f.message})
 		}}
 	case strings.HasPrefix(kind, "application/x-www-form-urlencoded") && r.URL.Path == "/":
-		return &cwProtocol{"text/xml", formToJSON, xmlAnswer, xmlFault}
+		return &cwProtocol{contentXML, formToJSON, xmlAnswer, xmlFault}
 	}
 	return nil
 }
@@ -162,7 +173,11 @@ const cloudWatchXML = "http://monitoring.amazonaws.com/doc/2010-08-01/"
 
 func xmlAnswer(operation, requestID string, t tree) []byte {
 	var b strings.Builder
-	fmt.Fprintf(&b, `<%sResponse xmlns="%s"><%sResult>`, operation, cloudWatchXML, operation)
+	space := cloudWatchXML
+	if sts[operation] != nil {
+		space = stsXML
+	}
+	fmt.Fprintf(&b, `<%sResponse xmlns="%s"><%sResult>`, operation, space, operation)
 	writeXML(&b, t)
 	fmt.Fprintf(&b, `</%sResult><ResponseMetadata><RequestId>%s</RequestId></ResponseMetadata></%sResponse>`,
 		operation, requestID, operation)

@@ -52,6 +52,12 @@ func breakMembers(typ reflect.Type, try func(member string, body map[string]any,
 			try(name, map[string]any{}, exInvalidArgument)
 		}
 		inner := field.Type.Elem()
+		if inner.Kind() == reflect.Struct && field.Type.Kind() == reflect.Pointer {
+			breakMembers(inner, func(member string, body map[string]any, code string) {
+				try(member, map[string]any{name: body}, code)
+			})
+			continue
+		}
 		if field.Type.Kind() == reflect.Pointer {
 			for _, v := range outside(inner, rules) {
 				with(v, exInvalidArgument)

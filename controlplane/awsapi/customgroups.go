@@ -112,6 +112,9 @@ func (c call) addCustomEndpoints(ctx context.Context, in *addCustomEndpoints) (o
 	out.EndpointGroupArn = groupARN(c.key.Account, r.accelerator, r.listener, r.group)
 	var names []model.SubnetName
 	for _, e := range in.EndpointConfigurations {
+		if err := c.checkAttachment(ctx, r.accelerator, e.AttachmentArn, e.EndpointId); err != nil {
+			return out, err
+		}
 		names = append(names, model.SubnetName(text(e.EndpointId)))
 		out.EndpointDescriptions = append(out.EndpointDescriptions, customEndpointOut{text(e.EndpointId)})
 	}

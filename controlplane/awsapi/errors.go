@@ -77,6 +77,10 @@ var exceptionOf = map[catalog.Reason]string{
 	catalog.ReasonNoPorts:             exLimit,
 	catalog.ReasonEndpointExists:      exEndpointExists,
 	catalog.ReasonEndpointNotFound:    exEndpoint,
+	catalog.ReasonAttachmentNotFound:  exAttachment,
+	catalog.ReasonRangeNotFound:       exCidr,
+	catalog.ReasonRangeState:          exCidrState,
+	catalog.ReasonNotShared:           exDenied,
 	catalog.ReasonContention:          exInProgress,
 	catalog.ReasonRevision:            exInProgress,
 }

@@ -71,12 +71,9 @@ func (c call) endpointOut(g model.GroupID, e model.Endpoint) endpointOut {
 
 // endpoints converts configurations. before are the endpoints that are there: what AWS's API has no
 // member for, a PROXY protocol header to an endpoint, stays as it is.
-func endpoints(in []endpointConfiguration, before []model.Endpoint) ([]model.Endpoint, error) {
+func endpoints(in []endpointConfiguration, before []model.Endpoint) []model.Endpoint {
 	out := make([]model.Endpoint, len(in))
 	for i, config := range in {
-		if text(config.AttachmentArn) != "" {
-			return nil, invalidf("AttachmentArn is given, and there are no cross-account attachments here")
-		}
 		e := model.Endpoint{ID: model.EndpointID(text(config.EndpointId)), Weight: model.DefaultWeight}
 		if at := slices.IndexFunc(before, func(b model.Endpoint) bool { return b.ID == e.ID }); at >= 0 {
 			e.ClientAddress = before[at].ClientAddress
@@ -92,17 +89,13 @@ func endpoints(in []endpointConfiguration, before []model.Endpoint) ([]model.End
 		}
 		out[i] = e
 	}
-	return out, nil
+	return out
 }
 
 // apply changes what members name and leaves what they do not. An empty list is one that is named.
 func (m *groupMembers) apply(g *model.EndpointGroup) error {
 	if m.EndpointConfigurations != nil {
-		list, err := endpoints(m.EndpointConfigurations, g.Endpoints)
-		if err != nil {
-			return err
-		}
-		g.Endpoints = list
+		g.Endpoints = endpoints(m.EndpointConfigurations, g.Endpoints)
 	}
 	if m.PortOverrides != nil {
 		g.PortOverrides = nil
@@ -152,6 +145,9 @@ func (c call) createGroup(ctx context.Context, in *createGroup) (out groupAnswer
 	if err := in.apply(&g); err != nil {
 		return out, err
 	}
+	if err := c.checkAttachments(ctx, l.Accelerator, in.EndpointConfigurations); err != nil {
+		return out, err
+	}
 	g, err = c.cfg.Catalog.CreateGroup(ctx, g, catalog.Options{IdempotencyToken: *in.IdempotencyToken})
 	if err != nil {
 		return out, err
@@ -189,6 +185,9 @@ func (c call) updateGroup(ctx context.Context, in *updateGroup) (out groupAnswer
 	if err != nil {
 		return out, err
 	}
+	if err := c.checkAttachments(ctx, r.accelerator, in.EndpointConfigurations); err != nil {
+		return out, err
+	}
 	// Forced: AWS's clients replace the whole list and mean it, also when it is empty.
 	g, err = c.cfg.Catalog.UpdateGroup(ctx, g.ID, catalog.Options{Force: true}, in.apply)
 	if err != nil {
@@ -215,10 +214,10 @@ func (c call) addEndpoints(ctx context.Context, in *addEndpoints) (out endpoints
 	if err != nil {
 		return out, err
 	}
-	list, err := endpoints(in.EndpointConfigurations, nil)
-	if err != nil {
+	if err := c.checkAttachments(ctx, r.accelerator, in.EndpointConfigurations); err != nil {
 		return out, err
 	}
+	list := endpoints(in.EndpointConfigurations, nil)
 	if len(list) > 0 {
 		if g, err = c.cfg.Catalog.AddEndpoints(ctx, g.ID, list, catalog.Options{}); err != nil {
 			return out, err

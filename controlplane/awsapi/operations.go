@@ -14,7 +14,7 @@ import (
 // operation is one of AWS's.
 type operation struct {
 	need access.Need
-	run  func(context.Context, call, []byte) ([]byte, error) // nil: not offered here
+	run  func(context.Context, call, []byte) ([]byte, error)
 	// exceptions are those of AWS's model beside InternalServiceErrorException and
 	// InvalidArgumentException, which every operation has.
 	exceptions []string
@@ -122,14 +122,19 @@ var operations = func() map[string]*operation {
 		"ListCustomRoutingPortMappingsByDestination": reads(call.listMappingsByDestination, exInvalidToken,
 			exEndpoint),
 
-		// What cannot be made here does not exist, and clients ask for it when they read other things.
-		"ListByoipCidrs":                   reads(none("ByoipCidrs"), exDenied, exInvalidToken),
-		"ListCrossAccountAttachments":      reads(none("CrossAccountAttachments"), exDenied, exInvalidToken),
-		"ListCrossAccountResourceAccounts": reads(noAccounts, exDenied),
-		"ListCrossAccountResources":        reads(noResources, exInvalidToken, exDenied, exAccelerator),
-	}
-	for _, name := range strings.Fields(notOffered) {
-		all[name] = &operation{}
+		"ProvisionByoipCidr":   writes(call.provisionCidr, exLimit, exDenied, exCidrState),
+		"AdvertiseByoipCidr":   writes(call.advertiseCidr, exDenied, exCidr, exCidrState),
+		"WithdrawByoipCidr":    writes(call.withdrawCidr, exDenied, exCidr, exCidrState),
+		"DeprovisionByoipCidr": writes(call.deprovisionCidr, exDenied, exCidr, exCidrState),
+		"ListByoipCidrs":       reads(call.listCidrs, exDenied, exInvalidToken),
+
+		"CreateCrossAccountAttachment":     writes(call.createAttachment, exLimit, exDenied, exInProgress),
+		"DescribeCrossAccountAttachment":   reads(call.describeAttachment, exAttachment, exDenied),
+		"ListCrossAccountAttachments":      reads(call.listAttachments, exDenied, exInvalidToken),
+		"UpdateCrossAccountAttachment":     writes(call.updateAttachment, exAttachment, exDenied, exLimit, exInProgress),
+		"DeleteCrossAccountAttachment":     writes(call.deleteAttachment, exAttachment, exDenied, exInProgress),
+		"ListCrossAccountResourceAccounts": reads(call.listResourceAccounts, exDenied),
+		"ListCrossAccountResources":        reads(call.listResources, exInvalidToken, exDenied, exAccelerator),
 	}
 	byTarget := map[string]*operation{taggingTarget: reads(call.getResources)}
 	for name, op := range all {
@@ -137,39 +142,6 @@ var operations = func() map[string]*operation {
 	}
 	return byTarget
 }()
-
-// notOffered are operations that are answered with UnknownOperationException.
-const notOffered = `
-ProvisionByoipCidr AdvertiseByoipCidr WithdrawByoipCidr DeprovisionByoipCidr
-CreateCrossAccountAttachment DescribeCrossAccountAttachment UpdateCrossAccountAttachment
-DeleteCrossAccountAttachment`
-
-// none answers a list of what there is none of.
-func none(member string) func(call, context.Context, *listRequest) (map[string][]any, error) {
-	return func(_ call, _ context.Context, in *listRequest) (map[string][]any, error) {
-		return map[string][]any{member: {}}, noToken(in.NextToken)
-	}
-}
-
-func noToken(token *string) error {
-	if token != nil {
-		return faultf(exInvalidToken, "the token is not one that this listing gave")
-	}
-	return nil
-}
-
-func noAccounts(call, context.Context, *struct{}) (map[string][]any, error) {
-	return map[string][]any{"ResourceOwnerAwsAccountIds": {}}, nil
-}
-
-func noResources(c call, ctx context.Context, in *listCrossAccountResources) (map[string][]any, error) {
-	if in.AcceleratorArn != nil {
-		if _, err := c.accelerator(ctx, in.AcceleratorArn); err != nil {
-			return nil, err
-		}
-	}
-	return map[string][]any{"CrossAccountResources": {}}, noToken(in.NextToken)
-}
 
 // page reads MaxResults and NextToken. The token of one listing is not one of another: listing says
 // which it is.

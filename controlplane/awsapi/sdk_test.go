@@ -430,8 +430,6 @@ func TestProjectsAndRoles(t *testing.T) {
 	wantCode(t, "a viewer that makes", err, "AccessDeniedException")
 	_, err = viewer.DeleteAccelerator(ctx, &ga.DeleteAcceleratorInput{AcceleratorArn: arn})
 	wantCode(t, "a viewer that deletes", err, "AccessDeniedException")
-	_, err = ours.DeprovisionByoipCidr(ctx, &ga.DeprovisionByoipCidrInput{Cidr: aws.String("192.0.2.0/24")})
-	wantCode(t, "what is not offered", err, "UnknownOperationException")
 	must[any](t)(ours.ListCustomRoutingAccelerators(ctx, &ga.ListCustomRoutingAcceleratorsInput{}))
 	must[any](t)(ours.ListByoipCidrs(ctx, &ga.ListByoipCidrsInput{}))
 	must[any](t)(ours.ListCrossAccountAttachments(ctx, &ga.ListCrossAccountAttachmentsInput{}))

@@ -141,7 +141,7 @@ func TestAuthentication(t *testing.T) {
 	}
 	wantCode(t, "a revoked key", try(k.ID, secret, ""), "UnrecognizedClientException")
 
-	h := must[*Handler](t)(New(Config{Catalog: w.catalog, Key: w.keys.Lookup, Deployed: nil1, Health: nil2}))
+	h := must[*Handler](t)(New(w.bare()))
 	for what, c := range map[string]struct {
 		header, body string
 		status       int
@@ -188,7 +188,7 @@ func FuzzAuthorization(f *testing.F) {
 func FuzzRequests(f *testing.F) {
 	w := newWorld(f)
 	key := access.AccessKey{ID: "k", Role: v1.Role_ROLE_OPERATOR, Project: "default", Account: account}
-	h := must[*Handler](f)(New(Config{Catalog: w.catalog, Key: w.keys.Lookup, Deployed: nil1, Health: nil2}))
+	h := must[*Handler](f)(New(w.bare()))
 	f.Add("ListAccelerators", []byte(`{"MaxResults":1,"NextToken":"accelerators-1"}`))
 	f.Add("CreateListener", []byte(`{"PortRanges":[{"FromPort":1e3}],"Protocol":"TCP"}`))
 	f.Add("TagResource", []byte(`{"ResourceArn":"arn:aws:globalaccelerator::123456789012:accelerator/x","Tags":[null]}`))

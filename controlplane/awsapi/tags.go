@@ -44,7 +44,8 @@ func (c call) tagged(ctx context.Context, arn *string) (id string, tags map[stri
 	case !ok:
 		return "", nil, invalidf("'%s' is not a valid ARN of this service", shorten(text(arn)))
 	case r.attachment != "":
-		return "", nil, faultf(exAttachment, "Attachment %s does not exist", shorten(text(arn)))
+		a, err := c.attachment(ctx, arn)
+		return string(a.ID), a.Tags, err
 	case r.group != "":
 		if g, _, err := c.customGroup(ctx, arn); err == nil {
 			return string(g.ID), g.Tags, nil

@@ -79,7 +79,9 @@ func newWorld(t testing.TB) *world {
 	area := func(r model.RegionName) string { return series.Area(r, 0, 0) }
 	h := must[*Handler](t)(New(Config{Traffic: w.traffic,
 		Places:  series.Places{RegionArea: area, EdgeArea: func(model.NodeID) string { return "EU" }},
-		Catalog: w.catalog, Key: w.keys.Lookup, Now: w.now,
+		Catalog: w.catalog, Key: w.keys.Find, Session: w.keys.CreateSession, Now: w.now,
+		Applied: func(uint64) bool { w.mu.Lock(); defer w.mu.Unlock(); return w.deployed },
+		Account: w.keys.Account, Project: w.keys.ProjectOf,
 		Deployed: func(model.Accelerator) bool { w.mu.Lock(); defer w.mu.Unlock(); return w.deployed },
 		Health: func(model.GroupID, model.EndpointID) (model.HealthState, string) {
 			w.mu.Lock()
@@ -141,9 +143,9 @@ func jsonOf(t testing.TB, v any) string {
 	return string(must[[]byte](t)(json.Marshal(v)))
 }
 
-// nil1 and nil2 are a fleet that has done nothing yet.
-func nil1(model.Accelerator) bool { return false }
-
-func nil2(model.GroupID, model.EndpointID) (model.HealthState, string) {
-	return model.HealthInitial, ""
+// bare is a configuration with a fleet that has done nothing yet.
+func (w *world) bare() Config {
+	return Config{Catalog: w.catalog, Key: w.keys.Find, Account: w.keys.Account, Project: w.keys.ProjectOf,
+		Deployed: func(model.Accelerator) bool { return false }, Applied: func(uint64) bool { return false },
+		Health: func(model.GroupID, model.EndpointID) (model.HealthState, string) { return model.HealthInitial, "" }}
 }

@@ -256,9 +256,10 @@ func (ch *change) choosePools(a *model.Accelerator) error {
 func (ch *change) defaultPools(a *model.Accelerator) ([]model.PoolName, error) {
 	var anycast, node []*entry[model.Pool]
 	for e := range ch.pools.entries() {
-		if e.value.Kind == model.PoolNode {
+		switch {
+		case e.value.Kind == model.PoolNode:
 			node = append(node, e)
-		} else {
+		case e.value.Project == "": // what a project brought is used when it is asked for
 			anycast = append(anycast, e)
 		}
 	}

@@ -45,6 +45,10 @@ func (ch *change) allocate(a *model.Accelerator) error {
 			if err != nil {
 				return err
 			}
+			path := fmt.Sprintf("accelerator.addresses[%d]", len(a.Addresses))
+			if err := ch.checkPoolAllowed(a, ch.pools.get(name), addr, path); err != nil {
+				return err
+			}
 			a.Addresses = append(a.Addresses, addr)
 		}
 	}

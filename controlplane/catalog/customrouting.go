@@ -109,9 +109,10 @@ func (c *Catalog) UpdateSubnet(ctx context.Context, name model.SubnetName, o Opt
 }
 
 var subnetFixed = map[string]func(a, b *model.Subnet) bool{
-	"subnet.name":   func(a, b *model.Subnet) bool { return a.Name == b.Name },
-	"subnet.region": func(a, b *model.Subnet) bool { return a.Region == b.Region },
-	"subnet.prefix": func(a, b *model.Subnet) bool { return a.Prefix == b.Prefix },
+	"subnet.name":    func(a, b *model.Subnet) bool { return a.Name == b.Name },
+	"subnet.region":  func(a, b *model.Subnet) bool { return a.Region == b.Region },
+	"subnet.project": func(a, b *model.Subnet) bool { return a.Project == b.Project },
+	"subnet.prefix":  func(a, b *model.Subnet) bool { return a.Prefix == b.Prefix },
 }
 
 // DeleteSubnet removes a subnet that is no endpoint.
@@ -126,6 +127,9 @@ func (c *Catalog) DeleteSubnet(ctx context.Context, name model.SubnetName, o Opt
 		}
 		for _, g := range inOrder(ch.customGroupsWith(name), customGroupKind.key) {
 			return precondition(ReasonInUse, "subnet %q is an endpoint of group %s; remove it there first", name, g.ID)
+		}
+		if a := ch.sharedBy(string(name)); a != nil {
+			return precondition(ReasonInUse, "attachment %s shares subnet %q; remove it there first", a.ID, name)
 		}
 		remove(ch, &ch.subnets, name)
 		return nil
@@ -235,6 +239,11 @@ func (ch *change) addSubnet(g *model.CustomRoutingGroup, l *model.Listener, name
 		return field(ReasonNone, path, "subnet %q is in region %s, the group in %s", name, s.Region, g.Region)
 	case customEndpoint(g, name) >= 0:
 		return exists(ReasonEndpointExists, "subnet %q is in group %s already", name, g.ID)
+	}
+	if a := ch.accelerators.get(l.Accelerator); a != nil {
+		if why := ch.notShared(a.Project, a.ID, string(name)); why != "" {
+			return field(ReasonNotShared, path, "%s", why)
+		}
 	}
 	_, machines := s.Machines()
 	ports, err := choosePorts(ch.freePorts(g, l), machines*g.MachinePorts())

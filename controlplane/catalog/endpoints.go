@@ -73,6 +73,8 @@ func (o *objects) endpointProblem(l *model.Listener, g *model.EndpointGroup, i i
 		if why := hostProblem(host); why != "" {
 			return why, ReasonTargetNotFound
 		}
+	} else if a := o.accelerators.get(l.Accelerator); a != nil && o.notShared(a.Project, a.ID, t.Name) != "" {
+		return o.notShared(a.Project, a.ID, t.Name), ReasonNotShared
 	} else if t.Region != "" && t.Region != g.Region {
 		return fmt.Sprintf("target %s is in region %s, the group in %s", t.Name, t.Region, g.Region), ReasonNone
 	}
@@ -349,6 +351,10 @@ func (ch *change) putTarget(t model.Target) error {
 	if err := ch.needRegion(t.Region); err != nil {
 		return err
 	}
+	if a := ch.sharedBy(t.Name); a != nil && t.Project != "" && t.Project != a.Project {
+		return precondition(ReasonInUse, "attachment %s of project %s shares target %q; remove it there first",
+			a.ID, a.Project, t.Name)
+	}
 	if err := put(ch, &ch.targets, t); err != nil {
 		return err
 	}
@@ -417,6 +423,9 @@ func (c *Catalog) DeleteTarget(ctx context.Context, name string, o Options) erro
 				return precondition(ReasonInUse, "target %q is an endpoint of group %s; remove it there first",
 					name, g.ID)
 			}
+		}
+		if a := ch.sharedBy(name); a != nil {
+			return precondition(ReasonInUse, "attachment %s shares target %q; remove it there first", a.ID, name)
 		}
 		remove(ch, &ch.targets, name)
 		return nil

@@ -45,6 +45,10 @@ const (
 	ReasonRegionNotFound      Reason = "RegionNotFound"
 	ReasonNodeNotFound        Reason = "NodeNotFound"
 	ReasonZoneNotFound        Reason = "ZoneNotFound"
+	ReasonAttachmentNotFound  Reason = "AttachmentNotFound"
+	ReasonRangeNotFound       Reason = "ByoipCidrNotFound"
+	ReasonRangeState          Reason = "IncorrectCidrState"
+	ReasonNotShared           Reason = "NotShared" // it is another project's, and no attachment allows it
 	ReasonNotDisabled         Reason = "AcceleratorNotDisabled"
 	ReasonHasListeners        Reason = "AssociatedListenerFound"
 	ReasonHasGroups           Reason = "AssociatedEndpointGroupFound"

@@ -22,6 +22,8 @@ const (
 	mappingPageMax = 20_000
 	// trafficItemsMax bounds the addresses and the ports that one request allows or denies; AWS's.
 	trafficItemsMax = 100
+	// deprovisionedMax bounds the records of a project's ranges that were given back.
+	deprovisionedMax = 10
 	// gossipKeysMax: the one in use, the one before and the one to come.
 	gossipKeysMax = 3
 	// cookieSecretBytes is the key of SipHash-2-4 (RFC 9018 4.4).

@@ -58,6 +58,9 @@ type objects struct {
 	tokens       table[string, token]
 	zones        table[model.ZoneName, model.Zone]
 	steer        table[string, model.Steering]
+	attachments  table[model.AttachmentID, model.Attachment]
+	ranges       table[string, model.BYOIPRange]
+	records      table[string, model.RangeRecord]
 	gossip       [][]byte
 	cookies      []cookieSecret
 
@@ -75,6 +78,7 @@ func newObjects() *objects {
 		subnets: newTable(subnetKind), customGroups: newTable(customGroupKind),
 		setting: newTable(settingsKind), tokens: newTable(tokenKind), broken: map[string]error{},
 		zones: newTable(zoneKind), steer: newTable(steeringKind),
+		attachments: newTable(attachmentKind), ranges: newTable(rangeKind), records: newTable(recordKind),
 	}
 }
 
@@ -87,6 +91,7 @@ func (o *objects) view() *objects {
 	v.sites, v.nodes, v.setting, v.tokens = o.sites.view(), o.nodes.view(), o.setting.view(), o.tokens.view()
 	v.subnets, v.customGroups = o.subnets.view(), o.customGroups.view()
 	v.zones, v.steer = o.zones.view(), o.steer.view()
+	v.attachments, v.ranges, v.records = o.attachments.view(), o.ranges.view(), o.records.view()
 	return &v
 }
 
@@ -147,6 +152,12 @@ func (o *objects) load(kv store.KV) error {
 		return o.zones.load(model.ZoneName(name), kv.Value, kv.Created, kv.Modified)
 	case steeringKind.prefix:
 		return o.steer.load(name, kv.Value, kv.Created, kv.Modified)
+	case attachmentKind.prefix:
+		return o.attachments.load(model.AttachmentID(name), kv.Value, kv.Created, kv.Modified)
+	case rangeKind.prefix:
+		return o.ranges.load(name, kv.Value, kv.Created, kv.Modified)
+	case recordKind.prefix:
+		return o.records.load(name, kv.Value, kv.Created, kv.Modified)
 	case settingsKind.prefix:
 		return o.setting.load(name, kv.Value, kv.Created, kv.Modified)
 	case tokenKind.prefix:
@@ -202,6 +213,12 @@ func (o *objects) remove(key string) {
 		delete(o.zones.base, model.ZoneName(name))
 	case steeringKind.prefix:
 		delete(o.steer.base, name)
+	case attachmentKind.prefix:
+		delete(o.attachments.base, model.AttachmentID(name))
+	case rangeKind.prefix:
+		delete(o.ranges.base, name)
+	case recordKind.prefix:
+		delete(o.records.base, name)
 	case settingsKind.prefix:
 		delete(o.setting.base, name)
 	case tokenKind.prefix:

@@ -12,6 +12,7 @@ import (
 // CreatePool adds a pool.
 func (c *Catalog) CreatePool(ctx context.Context, p model.Pool, _ Options) (model.Pool, error) {
 	p = poolKind.clone(p)
+	p.Project, p.Withheld = "", false // of ranges that projects bring
 	err := c.change(ctx, func(ch *change) error {
 		if err := invalid(p.Validate()); err != nil {
 			return err
@@ -48,6 +49,9 @@ func (c *Catalog) UpdatePool(ctx context.Context, name model.PoolName, o Options
 		if err != nil {
 			return err
 		}
+		if err := notBrought(before); err != nil {
+			return err
+		}
 		served := ch.served()
 		p, changed, err := update(&ch.pools, name, before.Revision, o, edit, poolFixed)
 		if err != nil || !changed {
@@ -68,9 +72,19 @@ func (c *Catalog) UpdatePool(ctx context.Context, name model.PoolName, o Options
 }
 
 var poolFixed = map[string]func(a, b *model.Pool) bool{
-	"pool.name": func(a, b *model.Pool) bool { return a.Name == b.Name },
-	"pool.kind": func(a, b *model.Pool) bool { return a.Kind == b.Kind },
-	"pool.zone": func(a, b *model.Pool) bool { return a.Zone == b.Zone },
+	"pool.name":     func(a, b *model.Pool) bool { return a.Name == b.Name },
+	"pool.kind":     func(a, b *model.Pool) bool { return a.Kind == b.Kind },
+	"pool.zone":     func(a, b *model.Pool) bool { return a.Zone == b.Zone },
+	"pool.project":  func(a, b *model.Pool) bool { return a.Project == b.Project },
+	"pool.withheld": func(a, b *model.Pool) bool { return a.Withheld == b.Withheld },
+}
+
+// notBrought refuses what is not to be done to a pool that a project brought.
+func notBrought(p *model.Pool) error {
+	if p.Project == "" {
+		return nil
+	}
+	return precondition(ReasonInUse, "pool %s is a range that project %s brought; see nearcast byoip", p.Name, p.Project)
 }
 
 // putPool stages a valid pool and checks it against everything else.
@@ -191,6 +205,9 @@ func (c *Catalog) DeletePool(ctx context.Context, name model.PoolName, o Options
 			return err
 		}
 		if err := expect(o, poolKind.name, string(name), p.Revision); err != nil {
+			return err
+		}
+		if err := notBrought(p); err != nil {
 			return err
 		}
 		for _, a := range inOrder(ch.accelerators.all(), acceleratorKind.key) {

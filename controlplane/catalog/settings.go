@@ -124,6 +124,9 @@ func (c *Catalog) retag(ctx context.Context, id string, edit func(map[string]str
 	case customGroupKind.name:
 		_, err = c.updateCustomGroup(ctx, model.GroupID(id),
 			func(_ *change, g *model.CustomRoutingGroup) error { return tags(&g.Tags) })
+	case attachmentKind.name:
+		_, err = c.UpdateAttachment(ctx, model.AttachmentID(id), Options{},
+			func(a *model.Attachment) error { return tags(&a.Tags) })
 	case groupKind.name:
 		_, err = c.UpdateGroup(ctx, model.GroupID(id), Options{},
 			func(g *model.EndpointGroup) error { return tags(&g.Tags) })
@@ -145,12 +148,14 @@ func (o *objects) kindOf(id string) (string, error) {
 		return groupKind.name, nil
 	case o.customGroups.get(model.GroupID(id)) != nil:
 		return customGroupKind.name, nil
+	case o.attachments.get(model.AttachmentID(id)) != nil:
+		return attachmentKind.name, nil
 	case o.targets.get(id) != nil:
 		return targetKind.name, nil
 	case o.subnets.get(model.SubnetName(id)) != nil:
 		return subnetKind.name, nil
 	}
-	return "", notFound(ReasonAcceleratorNotFound, "accelerator, listener, group, target or subnet", id)
+	return "", notFound(ReasonAcceleratorNotFound, "accelerator, listener, group, target, subnet or attachment", id)
 }
 
 func (o *objects) tagsOf(id string) (map[string]string, error) {
@@ -164,6 +169,8 @@ func (o *objects) tagsOf(id string) (map[string]string, error) {
 		return o.groups.get(model.GroupID(id)).Tags, nil
 	case targetKind.name:
 		return o.targets.get(id).Tags, nil
+	case attachmentKind.name:
+		return o.attachments.get(model.AttachmentID(id)).Tags, nil
 	case customGroupKind.name:
 		return o.customGroups.get(model.GroupID(id)).Tags, nil
 	case subnetKind.name:

@@ -61,9 +61,12 @@ func (f *Fleet) Describe(n *v1.Node) {
 
 // Deployed reports whether every connected node has applied the accelerator as it is now. Nodes that are
 // away do not count: they get it when they come back, before they serve anything new.
-func (f *Fleet) Deployed(a model.Accelerator) bool {
+func (f *Fleet) Deployed(a model.Accelerator) bool { return f.Applied(a.Revision) }
+
+// Applied is Deployed for a revision of the configuration.
+func (f *Fleet) Applied(revision uint64) bool {
 	p := f.published.Load()
-	if p.Revision() < a.Revision {
+	if p.Revision() < revision {
 		return false
 	}
 	f.mirror.mu.Lock()
@@ -72,7 +75,7 @@ func (f *Fleet) Deployed(a model.Accelerator) bool {
 		if n := p.nodes[id]; n == nil || n.State == model.NodeRevoked {
 			continue
 		}
-		if f.mirror.nodes[id].AppliedRevision < a.Revision {
+		if f.mirror.nodes[id].AppliedRevision < revision {
 			return false
 		}
 	}

@@ -136,7 +136,7 @@ func (s *Snapshot) Peers(n *Node) []*BGPPeer {
 
 // Announces reports whether a site is to announce a pool.
 func (b *SiteBGP) Announces(p *Pool) bool {
-	return b != nil && p.Kind == PoolAnycast && (len(b.Pools) == 0 || slices.Contains(b.Pools, p.Name))
+	return b != nil && p.Kind == PoolAnycast && !p.Withheld && (len(b.Pools) == 0 || slices.Contains(b.Pools, p.Name))
 }
 
 // Aggregate returns what is announced for a prefix of a pool: the aggregate that it lies in, or itself.

@@ -270,6 +270,7 @@ func TargetFromProto(p *pb.Target) (Target, error) {
 		Name:     p.GetName(),
 		Region:   RegionName(p.GetRegion()),
 		Host:     p.GetHost(),
+		Project:  p.GetProject(),
 		Tags:     tagsFrom(p.GetTags()),
 		Revision: p.GetRevision(),
 	}, nil
@@ -281,6 +282,7 @@ func TargetToProto(t Target) *pb.Target {
 		Name:     t.Name,
 		Region:   string(t.Region),
 		Host:     t.Host,
+		Project:  t.Project,
 		Tags:     tagsFrom(t.Tags),
 		Revision: t.Revision,
 	}

@@ -34,6 +34,7 @@ type Subnet struct {
 	Region        RegionName
 	Prefix        netip.Prefix      // IPv4
 	ClientAddress ClientAddressMode // FromProto makes an unspecified one transparent
+	Project       string            // whose accelerators may lead to it without an attachment; "": everybody's
 	Tags          map[string]string
 	Revision      uint64
 }

@@ -23,6 +23,7 @@ func subnetFrom(c check, p *pb.Subnet) Subnet {
 		Name:          SubnetName(p.GetName()),
 		Region:        RegionName(p.GetRegion()),
 		ClientAddress: ClientAddressTransparent,
+		Project:       p.GetProject(),
 		Tags:          tagsFrom(p.GetTags()),
 		Revision:      p.GetRevision(),
 	}
@@ -41,6 +42,7 @@ func SubnetToProto(s Subnet) *pb.Subnet {
 		Name:          string(s.Name),
 		Region:        string(s.Region),
 		ClientAddress: clientAddressModes.to(s.ClientAddress),
+		Project:       s.Project,
 		Tags:          tagsFrom(s.Tags),
 		Revision:      s.Revision,
 	}
@@ -128,6 +130,9 @@ func (s *Subnet) check(c check) {
 			"give 1–%d printable characters without spaces", show(name), TargetNameMax)
 	}
 	c.name("region", string(s.Region))
+	if s.Project != "" {
+		c.name("project", s.Project)
+	}
 	c.tags(s.Tags)
 	switch p := s.Prefix; {
 	case !p.IsValid():

@@ -52,8 +52,11 @@ const (
 	CustomRoutingRangeMin        = 16    // ports that a range of a custom routing listener has at least; AWS's
 	AttachmentsMax               = 10_000
 	PrincipalsMax                = 1_000 // of an attachment
-	ResourcesMax                 = 500   // of an attachment; AWS's
-	SubnetBitsMin                = 16    // a larger subnet has more addresses than an accelerator has ports
+	BYOIPEventsMax               = 10    // as many as AWS keeps of an accelerator
+	BYOIPBitsMin4, BYOIPBitsMax4 = 8, 24 // RFC 7454 6.1.3: longer ones are not taken
+	BYOIPBitsMin6, BYOIPBitsMax6 = 19, 48
+	ResourcesMax                 = 500 // of an attachment; AWS's
+	SubnetBitsMin                = 16  // a larger subnet has more addresses than an accelerator has ports
 )
 
 // TrafficRowsMax bounds the rows of one report of a node; what it has more goes into another one.

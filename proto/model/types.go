@@ -230,6 +230,7 @@ type Target struct {
 	Name     string
 	Region   RegionName // "": anywhere
 	Host     string
+	Project  string // whose accelerators may use it without an attachment; "": everybody's
 	Tags     map[string]string
 	Revision uint64
 }

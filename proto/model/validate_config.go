@@ -318,6 +318,9 @@ func (t Target) Validate() error {
 	if t.Region != "" {
 		c.name("region", string(t.Region))
 	}
+	if t.Project != "" {
+		c.name("project", t.Project)
+	}
 	c.host("host", t.Host)
 	c.tags(t.Tags)
 	return c.err()

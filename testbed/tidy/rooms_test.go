@@ -52,15 +52,16 @@ edge/agent:              proto/model proto/nearcast/v1 proto/identity
 edge:                    proto/* edge/*
 
 controlplane/store:
-controlplane/catalog:    proto/model proto/zonefile proto/nearcast/v1 controlplane/store
+controlplane/byoip:
+controlplane/catalog:    proto/model proto/zonefile proto/nearcast/v1 controlplane/store controlplane/byoip
 controlplane/health:     proto/model
 controlplane/snapshot:   proto/model controlplane/catalog controlplane/health
 controlplane/access:     proto/model proto/nearcast/v1 proto/identity controlplane/store controlplane/catalog
 controlplane/enroll:     proto/model proto/nearcast/v1 proto/identity controlplane/store controlplane/catalog
 controlplane/fleet:      proto/model proto/nearcast/v1 proto/identity controlplane/store controlplane/catalog controlplane/health controlplane/snapshot controlplane/access controlplane/enroll
-controlplane/admin:      proto/model proto/zonefile proto/nearcast/v1 proto/identity controlplane/store controlplane/catalog controlplane/health controlplane/access controlplane/fleet controlplane/enroll
+controlplane/admin:      proto/model proto/zonefile proto/nearcast/v1 proto/identity controlplane/store controlplane/catalog controlplane/byoip controlplane/health controlplane/access controlplane/fleet controlplane/enroll
 controlplane/series:     proto/model proto/nearcast/v1 controlplane/store
-controlplane/awsapi:     proto/model proto/nearcast/v1 proto/identity controlplane/catalog controlplane/access controlplane/series
+controlplane/awsapi:     proto/model proto/nearcast/v1 proto/identity controlplane/catalog controlplane/byoip controlplane/access controlplane/series
 controlplane:            proto/* controlplane/*
 
 cmd/nearcast-edge:       edge edge/kernel edge/handover proto/* edge/flowlog

@@ -39,6 +39,8 @@ type Subnet struct {
 	ClientAddress ClientAddressMode `protobuf:"varint,4,opt,name=client_address,json=clientAddress,proto3,enum=nearcast.v1.ClientAddressMode" json:"client_address,omitempty"`
 	Tags          map[string]string `protobuf:"bytes,5,rep,name=tags,proto3" json:"tags,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Revision      uint64            `protobuf:"varint,6,opt,name=revision,proto3" json:"revision,omitempty"` // output
+	// Whose accelerators may lead to it; those of other projects need an attachment. Empty: everybody's. Immutable.
+	Project       string `protobuf:"bytes,110,opt,name=project,proto3" json:"project,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -113,6 +115,13 @@ func (x *Subnet) GetRevision() uint64 {
 		return x.Revision
 	}
 	return 0
+}
+
+func (x *Subnet) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
 }
 
 // CustomRoutingDestination is ports of every machine of a group's subnets.
@@ -338,14 +347,15 @@ var File_nearcast_v1_customrouting_proto protoreflect.FileDescriptor
 
 const file_nearcast_v1_customrouting_proto_rawDesc = "" +
 	"\n" +
-	"\x1fnearcast/v1/customrouting.proto\x12\vnearcast.v1\x1a\x1bnearcast/v1/resources.proto\"\x9b\x02\n" +
+	"\x1fnearcast/v1/customrouting.proto\x12\vnearcast.v1\x1a\x1bnearcast/v1/resources.proto\"\xb5\x02\n" +
 	"\x06Subnet\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x16\n" +
 	"\x06prefix\x18\x03 \x01(\tR\x06prefix\x12E\n" +
 	"\x0eclient_address\x18\x04 \x01(\x0e2\x1e.nearcast.v1.ClientAddressModeR\rclientAddress\x121\n" +
 	"\x04tags\x18\x05 \x03(\v2\x1d.nearcast.v1.Subnet.TagsEntryR\x04tags\x12\x1a\n" +
-	"\brevision\x18\x06 \x01(\x04R\brevision\x1a7\n" +
+	"\brevision\x18\x06 \x01(\x04R\brevision\x12\x18\n" +
+	"\aproject\x18n \x01(\tR\aproject\x1a7\n" +
 	"\tTagsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"q\n" +

@@ -1382,12 +1382,14 @@ func (x *EndpointGroup) GetRevision() uint64 {
 
 // Target gives an address a name that endpoints can use, for instance an ARN or an instance id.
 type Target struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`     // unique; 1–255 printable characters without spaces
-	Region        string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"` // where it is; empty: anywhere
-	Host          string                 `protobuf:"bytes,3,opt,name=host,proto3" json:"host,omitempty"`     // IP address or DNS name
-	Tags          map[string]string      `protobuf:"bytes,4,rep,name=tags,proto3" json:"tags,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Revision      uint64                 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"` // output
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`     // unique; 1–255 printable characters without spaces
+	Region   string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"` // where it is; empty: anywhere
+	Host     string                 `protobuf:"bytes,3,opt,name=host,proto3" json:"host,omitempty"`     // IP address or DNS name
+	Tags     map[string]string      `protobuf:"bytes,4,rep,name=tags,proto3" json:"tags,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Revision uint64                 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"` // output
+	// Whose accelerators may use it; those of other projects need an attachment. Empty: everybody's.
+	Project       string `protobuf:"bytes,110,opt,name=project,proto3" json:"project,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1457,6 +1459,13 @@ func (x *Target) GetRevision() uint64 {
 	return 0
 }
 
+func (x *Target) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
 // Pool is where accelerated addresses come from.
 type Pool struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1471,7 +1480,7 @@ type Pool struct {
 	// Output: a range that a project brought (BYOIP). Its addresses are given only to accelerators of the
 	// project that ask for them.
 	Project       string `protobuf:"bytes,70,opt,name=project,proto3" json:"project,omitempty"`
-	Withheld      bool   `protobuf:"varint,71,opt,name=withheld,proto3" json:"withheld,omitempty"` // output: reserved for ranges that are brought in and not advertised; nothing sets it yet
+	Withheld      bool   `protobuf:"varint,71,opt,name=withheld,proto3" json:"withheld,omitempty"` // output: of a range that is not advertised: no site announces it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2272,9 +2281,9 @@ type Settings struct {
 	AnnounceAggregates           []string `protobuf:"bytes,50,rep,name=announce_aggregates,json=announceAggregates,proto3" json:"announce_aggregates,omitempty"`
 	AnnounceFloor                uint32   `protobuf:"varint,51,opt,name=announce_floor,json=announceFloor,proto3" json:"announce_floor,omitempty"`                                                  // sites that go on announcing a prefix even if they want not to; 1
 	CustomRoutingAcceleratorsMax uint32   `protobuf:"varint,70,opt,name=custom_routing_accelerators_max,json=customRoutingAcceleratorsMax,proto3" json:"custom_routing_accelerators_max,omitempty"` // 10; accelerators_max is of standard ones
-	AttachmentsMax               uint32   `protobuf:"varint,71,opt,name=attachments_max,json=attachmentsMax,proto3" json:"attachments_max,omitempty"`                                               // reserved, as the next two: nothing is limited by it yet
-	PrincipalsPerAttachmentMax   uint32   `protobuf:"varint,72,opt,name=principals_per_attachment_max,json=principalsPerAttachmentMax,proto3" json:"principals_per_attachment_max,omitempty"`       // reserved
-	ByoipRangesMax               uint32   `protobuf:"varint,73,opt,name=byoip_ranges_max,json=byoipRangesMax,proto3" json:"byoip_ranges_max,omitempty"`                                             // reserved
+	AttachmentsMax               uint32   `protobuf:"varint,71,opt,name=attachments_max,json=attachmentsMax,proto3" json:"attachments_max,omitempty"`                                               // of a project; 10
+	PrincipalsPerAttachmentMax   uint32   `protobuf:"varint,72,opt,name=principals_per_attachment_max,json=principalsPerAttachmentMax,proto3" json:"principals_per_attachment_max,omitempty"`       // 10
+	ByoipRangesMax               uint32   `protobuf:"varint,73,opt,name=byoip_ranges_max,json=byoipRangesMax,proto3" json:"byoip_ranges_max,omitempty"`                                             // of a project; 2
 	unknownFields                protoimpl.UnknownFields
 	sizeCache                    protoimpl.SizeCache
 }
@@ -2615,13 +2624,14 @@ const file_nearcast_v1_resources_proto_rawDesc = "" +
 	"\tTagsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x0f\n" +
-	"\r_traffic_dial\"\xd0\x01\n" +
+	"\r_traffic_dial\"\xea\x01\n" +
 	"\x06Target\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x12\n" +
 	"\x04host\x18\x03 \x01(\tR\x04host\x121\n" +
 	"\x04tags\x18\x04 \x03(\v2\x1d.nearcast.v1.Target.TagsEntryR\x04tags\x12\x1a\n" +
-	"\brevision\x18\x05 \x01(\x04R\brevision\x1a7\n" +
+	"\brevision\x18\x05 \x01(\x04R\brevision\x12\x18\n" +
+	"\aproject\x18n \x01(\tR\aproject\x1a7\n" +
 	"\tTagsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xdd\x01\n" +
