@@ -228,6 +228,46 @@ func TestTunnelLost(t *testing.T) {
 	}
 }
 
+// TestTunnelComesBack: a connection that finds every tunnel down waits for one; one that waited in vain is
+// reset, and those after it at once, until a tunnel is back.
+func TestTunnelComesBack(t *testing.T) {
+	w := newWorld(t, spec{gates: []string{"x"}, groups: []model.EndpointGroup{group("x", 1)}})
+	w.serve(1, named("one"))
+	w.cut("gw-x")
+	down := func() bool { p, _ := w.pool.Peer("gw-x"); return !p.Up }
+	w.eventually("the tunnel is down", down)
+	c := w.dial()
+	w.eventually("the connection waits", func() bool { return metric(t, w.reg, "nearcast_relay_tcp_awaited_total") >= 1 })
+	w.mend("gw-x")
+	if got, err := ask(c, "hi"); err != nil || got != "one:hi" {
+		t.Fatalf("%q, %v", got, err)
+	}
+
+	w.cut("gw-x")
+	w.eventually("the tunnel is down again", down)
+	unserved := func() float64 { return metric(t, w.reg, "nearcast_relay_tcp_unserved_total") }
+	if err := refusal(w.at()); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("in vain: %v, want a reset", err)
+	}
+	waits := metric(t, w.reg, "nearcast_relay_tcp_awaited_total")
+	if err := refusal(w.at()); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("after one in vain: %v, want a reset", err)
+	}
+	if n := metric(t, w.reg, "nearcast_relay_tcp_awaited_total"); n != waits || unserved() != 2 {
+		t.Errorf("%v waits, had been %v; %v unserved, want 2", n, waits, unserved())
+	}
+	w.mend("gw-x")
+	w.eventually("it serves again", func() bool {
+		c, err := net.Dial("tcp", w.at().String())
+		if err != nil {
+			return false
+		}
+		defer c.Close()
+		got, err := ask(c.(*net.TCPConn), "hi")
+		return err == nil && got == "one:hi"
+	})
+}
+
 // TestDrainingGateway: a gateway that takes no new flows sends them on, and keeps those it has.
 func TestDrainingGateway(t *testing.T) {
 	w := newWorld(t, spec{gates: []string{"x", "y"}, groups: []model.EndpointGroup{group("x", 1), group("y", 2)}})

@@ -33,7 +33,8 @@ type tcpFlow struct {
 	pass     pass // changed under mu
 	proxied  bool // the client is a proxy that says whom it speaks for
 	eof      bool // the client has ended its direction
-	asked    int  // gateways
+	asked    int  // gateways, in this round
+	pathless bool // in this round a gateway could not be asked, or was lost
 	entered  time.Time
 	early    early
 	account  meter.Account
@@ -63,17 +64,35 @@ func (f *tcpFlow) run() {
 	if f.proxied && !f.readHeader() {
 		return
 	}
+	for l := f.listener; l != nil; {
+		changed := f.t.paths.next() // before it tries, so that no change is missed
+		if f.place(l) {
+			return
+		}
+		if !f.pathless && !l.CutOff() || !f.awaitPath(changed) {
+			break
+		}
+		l = f.t.ruling.Load().ListenerByID(f.listener.ID) // nil: it was removed meanwhile
+	}
+	f.t.metrics.unserved.Inc()
+	f.end(wire.ResetRefused)
+}
+
+// place asks whoever can serve the flow, best first; false: nobody took it.
+func (f *tcpFlow) place(l *steer.Listener) bool {
+	f.asked, f.pathless = 0, false
 	r := f.t.ruling.Load()
-	route := r.RouteVia(f.listener, f.tuple)
+	route := r.RouteVia(l, f.tuple)
 	for {
 		c, ok := route.Next()
 		if !ok {
-			f.t.metrics.unserved.Inc()
-			f.end(wire.ResetRefused)
-			return
+			return false
 		}
-		if f.ask(r.Table, &route, &c) != nextGroup {
-			return
+		switch f.ask(r.Table, &route, &c) {
+		case served, ended:
+			return true
+		case exhausted:
+			return false
 		}
 	}
 }
@@ -121,6 +140,7 @@ const (
 	served      outcome = iota
 	nextGateway         // this gateway can't, another one of the group may
 	nextGroup           // the group's endpoints can't
+	exhausted           // enough were asked
 	ended               // the flow is over
 )
 
@@ -138,9 +158,7 @@ func (f *tcpFlow) ask(t *steer.Table, route *steer.Route, c *steer.Candidate) ou
 			return nextGroup
 		}
 		if f.asked++; f.asked > attemptsMax {
-			f.t.metrics.unserved.Inc()
-			f.end(wire.ResetRefused)
-			return ended
+			return exhausted
 		}
 		var out outcome
 		if gw == f.t.cfg.Self {
@@ -168,9 +186,11 @@ func (f *tcpFlow) askGateway(a *attempt, t *steer.Table) outcome {
 	s, err := f.t.cfg.Pool.Open(a.gateway, openFor(t, f.tuple, &a.group), a)
 	if err != nil {
 		f.t.metrics.moved.WithLabelValues("no path").Inc()
+		f.pathless = true
 		f.forget()
 		return nextGateway
 	}
+	f.t.paths.found()
 	f.mu.Lock()
 	a.stream = s
 	f.mu.Unlock()
@@ -264,6 +284,7 @@ func (f *tcpFlow) moveOn(a *attempt) outcome {
 		f.end(reason)
 		return ended
 	}
+	f.pathless = f.pathless || reason == wire.ResetPathLost
 	return nextGateway
 }
 

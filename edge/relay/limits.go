@@ -11,6 +11,7 @@ const (
 	frozenAfter        = time.Second            // between two sweeps: this process did not run meanwhile
 	openSilence        = 300 * time.Millisecond // a gateway may be down this long before flows leave it
 	attemptsMax        = 8                      // gateways asked for one flow
+	pathWait           = 3 * time.Second        // for a tunnel, by a flow that finds all of them down
 
 	proxyTimeout = 5 * time.Second // for a PROXY header, as HAProxy's documentation advises to bound it
 

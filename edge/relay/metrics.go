@@ -48,6 +48,7 @@ type tcpMetrics struct {
 	moved    *prometheus.CounterVec // why
 	ended    *prometheus.CounterVec // cause, reason
 	unserved prometheus.Counter
+	awaited  prometheus.Counter
 	opened   prometheus.Histogram // seconds
 	in, out  prometheus.Counter
 }
@@ -69,6 +70,7 @@ func newTCPMetrics(t *TCP) *tcpMetrics {
 		"Times that a connection went on to another gateway before an endpoint took it, by why.", "why")
 	m.ended = m.vector("ended_total", "Client connections that ended, by who ended them and why.", "cause", "reason")
 	m.unserved = m.counter("unserved_total", "Client connections reset because no gateway and no endpoint took them.")
+	m.awaited = m.counter("awaited_total", "Times that a connection waited because every tunnel was down.")
 	m.opened = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: m.prefix + "open_seconds", Help: "Time from a connection's Open to a remote endpoint's having taken it.",
 		Buckets: []float64{.001, .002, .005, .01, .02, .05, .1, .15, .2, .3, .5, 1, 2, 5},

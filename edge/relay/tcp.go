@@ -28,6 +28,7 @@ type TCP struct {
 	opening pump.Registry[*attempt]
 	pipes   pump.Pipes
 	gate    overload.Gate
+	paths   paths
 
 	mu      sync.Mutex // guards closed, and running against it
 	closed  bool
@@ -48,6 +49,7 @@ func NewTCP(cfg Config) (*TCP, error) {
 	t.admit.max, t.admit.memory = int64(cfg.MaxFlows), cfg.Memory
 	t.admit.refused = func(reason string) { t.metrics.shed.WithLabelValues(reason).Inc() }
 	t.gate.OnChange = cfg.OnOverload
+	cfg.Pool.OnChange(t.paths.change)
 	return t, t.metrics.register(cfg.Metrics)
 }
 
@@ -57,6 +59,7 @@ func (t *TCP) SetTable(table *steer.Table) {
 	old := t.ruling.Load()
 	r := newRuling(table, old, &t.cfg)
 	t.ruling.Store(r)
+	t.paths.change()
 	if old == nil || !lost(old, r) {
 		return
 	}

@@ -93,6 +93,14 @@ func (w *world) cut(id model.NodeID) {
 	}
 }
 
+// mend lets carriers to a gateway be dialled again.
+func (w *world) mend(id model.NodeID) {
+	w.cuts.mu.Lock()
+	defer w.cuts.mu.Unlock()
+	w.cuts.cut[w.snap.Node(id).BackboneAddresses[0]] = false
+	w.pool.Redial(id)
+}
+
 // part is what runs and can be stopped.
 type part struct {
 	cancel context.CancelFunc

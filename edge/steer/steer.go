@@ -28,6 +28,7 @@ package steer
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/nearcast/nearcast/edge/flow"
@@ -246,6 +247,14 @@ func (r *Route) Next() (Candidate, bool) {
 		}
 	}
 	return Candidate{}, false
+}
+
+// CutOff reports whether endpoints of the listener lie where no gateway is reached: what could not be
+// served by others might be, once a tunnel is up.
+func (l *Listener) CutOff() bool {
+	return slices.ContainsFunc(l.groups, func(g plan) bool {
+		return !g.direct && len(g.open.ids) == 0 && len(g.group.Endpoints) > 0
+	})
 }
 
 // openGroup returns the nearest group that can be reached: one with an endpoint of weight above
