@@ -20,9 +20,6 @@ const (
 	batchPackets = 64
 	arenaBytes   = 64<<10 + payloadCeiling
 
-	// readPackets is how many packets a reader takes from its socket at a time.
-	readPackets = 128
-
 	// readErrorsMax consecutive errors of a socket end the transport: it is broken.
 	readErrorsMax = 1000
 

@@ -68,7 +68,20 @@ func (s *memorySocket) LocalAddr() netip.AddrPort { return s.addr }
 
 func (s *memorySocket) Close() error { s.once.Do(func() { close(s.done) }); return nil }
 
-func (s *memorySocket) ReadBatch(pkts []udpio.Packet) (n int, err error) {
+func (s *memorySocket) Serve(handle func(pkts []udpio.Packet, err error) error) error {
+	pkts := make([]udpio.Packet, 128)
+	for {
+		n, err := s.read(pkts)
+		if err == nil {
+			err = handle(pkts[:n], nil)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (s *memorySocket) read(pkts []udpio.Packet) (n int, err error) {
 	select {
 	case pkts[0] = <-s.queue:
 	case <-s.done:

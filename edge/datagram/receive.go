@@ -38,23 +38,23 @@ type tally struct {
 // read receives from one socket until it is closed.
 func (t *Transport) read(s socket) error {
 	r := &receiver{t: t, socket: s}
-	pkts := make([]udpio.Packet, readPackets)
 	failed := 0
-	for {
-		n, err := s.ReadBatch(pkts)
-		if errors.Is(err, net.ErrClosed) {
+	err := s.Serve(func(pkts []udpio.Packet, err error) error {
+		if err == nil {
+			failed = 0
+			r.batch(pkts)
 			return nil
 		}
-		if err != nil {
-			if failed++; failed == readErrorsMax {
-				return fmt.Errorf("receive at %v: %w", s.LocalAddr(), err)
-			}
-			t.counters.drop(dropReceive, 1)
-			continue
+		if failed++; failed == readErrorsMax {
+			return fmt.Errorf("receive at %v: %w", s.LocalAddr(), err)
 		}
-		failed = 0
-		r.batch(pkts[:n])
+		t.counters.drop(dropReceive, 1)
+		return nil
+	})
+	if errors.Is(err, net.ErrClosed) {
+		return nil
 	}
+	return err
 }
 
 // batch handles what one read brought.

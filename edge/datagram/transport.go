@@ -94,7 +94,7 @@ func (c Config) withDefaults() Config {
 
 // socket is a *udpio.Conn, or in tests an end of a network in memory.
 type socket interface {
-	ReadBatch(pkts []udpio.Packet) (int, error)
+	Serve(handle func(pkts []udpio.Packet, err error) error) error
 	WriteBatch(pkts []udpio.Packet) (int, error)
 	LocalAddr() netip.AddrPort
 	Close() error

@@ -93,7 +93,7 @@ func (c *Config) Validate() error {
 type Set struct {
 	cfg     Config
 	metrics *metrics
-	poller  *udpio.Poller[door]
+	poller  *udpio.Poller[*udpio.Conn]
 	running sync.WaitGroup // accept loops
 	answers answers        // with a dispatcher
 	backlog atomic.Int64   // see Backlog
@@ -128,12 +128,6 @@ type socket struct {
 	done    chan struct{} // the accept loop has ended
 }
 
-// door is a UDP socket as the poller knows it.
-type door struct {
-	conn   *udpio.Conn
-	shared bool // the dispatcher's
-}
-
 // New returns a Set without sockets.
 func New(cfg Config) (*Set, error) {
 	if err := cfg.Validate(); err != nil {
@@ -148,7 +142,7 @@ func New(cfg Config) (*Set, error) {
 	s := &Set{cfg: cfg, sockets: map[socketKey]*socket{}}
 	s.metrics = newMetrics(s)
 	var err error
-	s.poller, err = udpio.NewPoller(udpio.PollerConfig[door]{Handle: s.handleUDP})
+	s.poller, err = udpio.NewPoller(udpio.PollerConfig[*udpio.Conn]{Handle: s.handleUDP})
 	if err != nil {
 		return nil, err
 	}
@@ -327,7 +321,11 @@ func (s *Set) serve(k *socket) {
 		return
 	}
 	for _, c := range k.udp {
-		if err := s.poller.Add(c, door{c, k.shared}); err != nil {
+		if k.shared {
+			s.running.Go(func() { s.readShared(c) })
+			continue
+		}
+		if err := s.poller.Add(c, c); err != nil {
 			s.cfg.Log.Error("datagrams are not read", "address", k.key.at, "error", err)
 		}
 	}
@@ -460,13 +458,10 @@ func (s *Set) accept(k *socket) {
 	}
 }
 
-func (s *Set) handleUDP(d door, pkts []udpio.Packet, err error) {
-	switch {
-	case err != nil:
+func (s *Set) handleUDP(c *udpio.Conn, pkts []udpio.Packet, err error) {
+	if err != nil {
 		s.metrics.readErrors.Inc()
-	case d.shared:
-		s.handleShared(pkts)
-	default:
-		s.cfg.HandleUDP(d.conn, pkts)
+		return
 	}
+	s.cfg.HandleUDP(c, pkts)
 }

@@ -143,7 +143,7 @@ func (s *Set) openShared() error {
 		opened = append(opened, u)
 		group := dispatch.Group{Proto: dispatch.UDP, Family: l.family}
 		for range min(runtime.GOMAXPROCS(0), dispatch.GroupSockets) {
-			c, err := udpio.Listen(l.at, udpio.Options{Unpolled: true, OriginalPort: true})
+			c, err := udpio.Listen(l.at, udpio.Options{OriginalPort: true})
 			if err != nil {
 				return fail(err)
 			}
@@ -196,6 +196,19 @@ func (s *Set) closeShared() error {
 	s.shared.sockets = nil
 	s.answers.close()
 	return err
+}
+
+// readShared reads a socket of the dispatcher's until it is closed. It has a goroutine of its own: all datagrams
+// come through a few such sockets, and asking a poller first would be one more system call a batch.
+func (s *Set) readShared(c *udpio.Conn) {
+	_ = c.Serve(func(pkts []udpio.Packet, err error) error { // ends when the socket is closed
+		if err != nil {
+			s.metrics.readErrors.Inc()
+			return nil
+		}
+		s.handleShared(pkts)
+		return nil
+	})
 }
 
 // handleShared hands datagrams over by the address and port that they were sent to.

@@ -8,7 +8,7 @@
 //
 // Addresses are always unmapped: an IPv4 peer of an IPv6 socket is an IPv4 address here. Zones of
 // link-local addresses are not carried. Nothing is allocated per packet, and nothing blocks but
-// [Conn.ReadBatch], which parks its goroutine in the runtime's poller. For thousands of sockets,
+// [Conn.ReadBatch] and [Conn.Serve], which park their goroutine in the runtime's poller. For thousands of sockets,
 // where a goroutine and 2 MB of buffers each would be too dear, [Poller] reads all of them with one
 // goroutine a CPU.
 //

@@ -14,6 +14,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/nearcast/nearcast/edge/pace"
 )
 
 // PollerConfig configures a [Poller].
@@ -49,7 +51,8 @@ func (c PollerConfig[T]) Validate() error {
 //
 // Each loop has an epoll instance that is itself watched by the runtime's poller: an idle loop is a
 // parked goroutine, not a thread. Readiness is level-triggered and each ready socket gives one batch
-// a round, so a busy socket delays the others by one batch at most.
+// a round, so a busy socket delays the others by one batch at most. The calls of Close wait for a call of
+// Handle that is under way.
 type Poller[T any] struct {
 	cfg   PollerConfig[T]
 	loops []*loop[T]
@@ -65,7 +68,9 @@ type loop[T any] struct {
 
 	events [pollEvents]unix.EpollEvent
 	ready  [pollEvents]*member[T]
-	have   int // events of the last wait
+	have   int  // events of the last wait
+	more   bool // there may be more events, or packets at a socket that gave a whole batch
+	closed atomic.Bool
 	reader *Reader
 	pkts   [pollPackets]Packet
 
@@ -190,27 +195,36 @@ func (p *Poller[T]) Run(ctx context.Context) error {
 // Close releases a poller, which ends Run. A poller that runs is better ended by its context.
 func (p *Poller[T]) Close() {
 	for _, l := range p.loops {
+		l.closed.Store(true)
 		l.file.Close()
 	}
 }
 
 // run reads until the epoll descriptor is closed.
 func (l *loop[T]) run() error {
-	wait := func(fd uintptr) bool { return l.waitEvents(fd) }
-	for {
-		if l.raw.Read(wait) != nil {
-			return nil // closed: there is no other way to fail
+	// What becomes ready while this function runs, between two calls of it, too, ends the wait that follows
+	// at once: see Conn.Serve. So sockets that were found empty are not asked once more.
+	var rounds pace.Pace
+	_ = l.raw.Read(func(fd uintptr) (over bool) {
+		for l.more = true; l.more && !l.closed.Load(); {
+			l.wait(fd)
+			l.more = l.have == pollEvents
+			for _, m := range l.lookUp() {
+				l.read(m)
+			}
+			if l.have > 0 {
+				l.round()
+				rounds.Yield(l.have < yieldPackets)
+			}
+			clear(l.ready[:l.have])
 		}
-		for _, m := range l.lookUp() {
-			l.read(m)
-		}
-		l.round()
-		clear(l.ready[:])
-	}
+		return l.closed.Load()
+	})
+	return nil // closed: there is no other way to fail
 }
 
-// waitEvents reports whether there are events.
-func (l *loop[T]) waitEvents(fd uintptr) bool {
+// wait asks for events, of which there may be none.
+func (l *loop[T]) wait(fd uintptr) {
 	for {
 		n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, fd, uintptr(unsafe.Pointer(&l.events[0])),
 			pollEvents, 0, 0, 0)
@@ -220,7 +234,7 @@ func (l *loop[T]) waitEvents(fd uintptr) bool {
 		if l.have = int(n); errno != 0 {
 			l.have = 0
 		}
-		return l.have > 0 || errno != 0
+		return
 	}
 }
 
@@ -246,8 +260,10 @@ func (l *loop[T]) read(m *member[T]) {
 	}
 	if err != nil {
 		l.handle(m.token, nil, err)
+		l.more = true
 		return
 	}
+	l.more = l.more || l.reader.have == readMessages
 	for !m.conn.closed.Load() {
 		n := l.reader.take(l.pkts[:])
 		if n == 0 {

@@ -6,6 +6,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nearcast/nearcast/edge/pace"
 )
 
 // errUnpolled: such a socket would block its thread for as long as nothing comes.
@@ -78,6 +80,46 @@ func (c *Conn) ReadBatch(pkts []Packet) (int, error) {
 		}
 	}
 	return 0, nil
+}
+
+// Serve hands what arrives to handle, batch by batch, until the socket is closed, which returns
+// net.ErrClosed, or handle returns an error. The packets are valid until handle returns; it gets an error
+// instead of packets for what a receive failed with, and must not close the socket. It takes fewer system
+// calls than ReadBatch in a loop: a socket that was found empty is not asked again before something has come.
+func (c *Conn) Serve(handle func(pkts []Packet, err error) error) (err error) {
+	if c.unpolled {
+		return errUnpolled
+	}
+	c.readMu.Lock()
+	defer c.readMu.Unlock()
+	r, pkts := NewReader(), make([]Packet, pollPackets)
+	r.conn = c
+	var batches pace.Pace
+	// The runtime's poller remembers what comes while this function runs, and between two calls of it. Only
+	// who returns from raw.Read and calls it again forgets that, and has to look once more.
+	rerr := c.raw.Read(func(fd uintptr) (over bool) {
+		for more := true; more && err == nil && !c.closed.Load(); {
+			r.receive(fd)
+			if r.errno == unix.EAGAIN {
+				return false
+			}
+			if r.errno != 0 {
+				err = handle(nil, os.NewSyscallError("recvmmsg", r.errno))
+				continue
+			}
+			more = r.have == readMessages
+			got := r.have
+			for n := r.take(pkts); n > 0 && err == nil; n = r.take(pkts) {
+				err = handle(pkts[:n], nil)
+			}
+			batches.Yield(got < yieldPackets)
+		}
+		return err != nil || c.closed.Load()
+	})
+	if err == nil {
+		err = c.closedOr(rerr)
+	}
+	return err
 }
 
 // poll receives what c has, without waiting: nothing is no error.

@@ -434,3 +434,47 @@ func BenchmarkLoopback(b *testing.B) {
 		}
 	}
 }
+
+// Serve loses nothing that comes while it handles or before it waits, and ends as it should.
+func TestServe(t *testing.T) {
+	server := mustListen(t, loopback4, Options{})
+	const total = 5000
+	all, ended := make(chan struct{}), make(chan error)
+	next := 0
+	go func() {
+		ended <- server.Serve(func(pkts []Packet, err error) error {
+			for _, p := range pkts {
+				if !bytes.Equal(p.Data, pattern(next, 100)) {
+					t.Errorf("packet %d is another", next)
+				}
+				if next++; next == total {
+					close(all)
+				}
+			}
+			return err
+		})
+	}()
+	client := mustDial(t, server.LocalAddr(), Options{})
+	for i := range total { // one by one: the reader is found waiting, reading and in between
+		writeAll(t, client, []Packet{{Data: pattern(i, 100)}})
+	}
+	select {
+	case <-all:
+	case err := <-ended:
+		t.Fatalf("ended early: %v", err)
+	case <-time.After(20 * time.Second):
+		t.Fatal("packets are missing")
+	}
+	server.Close()
+	if err := <-ended; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+
+	other := mustListen(t, loopback4, Options{})
+	enough := errors.New("enough")
+	go func() { ended <- other.Serve(func([]Packet, error) error { return enough }) }()
+	writeAll(t, mustDial(t, other.LocalAddr(), Options{}), []Packet{{Data: []byte("x")}})
+	if err := <-ended; !errors.Is(err, enough) {
+		t.Errorf("handle's error: %v", err)
+	}
+}

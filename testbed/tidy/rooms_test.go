@@ -27,7 +27,8 @@ bpf/guard:               bpf/ports
 
 edge/flow:
 edge/handover:
-edge/udpio:
+edge/pace:
+edge/udpio:              edge/pace
 edge/datagram:           proto/wire edge/udpio
 edge/steer:              proto/model edge/flow
 edge/meter:              proto/model edge/steer
