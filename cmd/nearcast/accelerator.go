@@ -63,6 +63,7 @@ func (c *cli) acceleratorCreate() *cobra.Command {
 	f.StringSliceVar(&a.Addresses, "address", nil, "a certain free `address` of the pools")
 	f.BoolVar(&dual, "dual-stack", false, "IPv6 addresses, too")
 	f.BoolVar(&disabled, "disabled", false, "take no traffic yet")
+	enumFlag(cmd, &a.Type, "type", "how it finds endpoints (default standard)")
 	f.StringVar(&a.Project, "project", "", "whose it is (default \"default\")")
 	f.StringVar(&req.IdempotencyToken, "idempotency-token", "",
 		"a `word` of your own: the same create sent again makes no second one")

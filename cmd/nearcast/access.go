@@ -201,7 +201,7 @@ func (c *cli) accessKeyCommand() *cobra.Command {
 					col{"BY", (*pb.AccessKey).GetCreatedBy},
 					col{"DESCRIPTION", (*pb.AccessKey).GetDescription})
 			}),
-		c.accessKeyRotate(), c.accessKeyRevoke())
+		c.accessKeySession(), c.accessKeyRotate(), c.accessKeyRevoke())
 }
 
 func (c *cli) accessKeyCreate() *cobra.Command {
@@ -412,6 +412,10 @@ func (c *cli) settingsUpdate() *cobra.Command {
 		{"tags-per-resource-max", &v.TagsPerResourceMax, "tags of one object (default 50)"},
 		{"max-ejection-percent", &v.MaxEjectionPercent,
 			"share of a group's endpoints that checks may take out (default 100)"},
+		{"custom-routing-accelerators-max", &v.CustomRoutingAcceleratorsMax, "custom routing accelerators (default 10)"},
+		{"attachments-max", &v.AttachmentsMax, "attachments of a project (default 10)"},
+		{"principals-per-attachment-max", &v.PrincipalsPerAttachmentMax, "whom an attachment names (default 10)"},
+		{"byoip-ranges-max", &v.ByoipRangesMax, "ranges that a project brings (default 2)"},
 		{"announce-floor", &v.AnnounceFloor, "sites that announce a prefix in any case (default 1)"},
 	} {
 		f.Uint32Var(n.to, n.flag, 0, n.usage)
@@ -434,6 +438,10 @@ func (c *cli) showSettings(s *pb.Settings) error {
 		p.line("Port ranges per listener", fmt.Sprint(s.GetPortRangesPerListenerMax()))
 		p.line("Port overrides per group", fmt.Sprint(s.GetPortOverridesPerGroupMax()))
 		p.line("Endpoints per group", fmt.Sprint(s.GetEndpointsPerGroupMax()))
+		p.line("Custom routing accelerators", fmt.Sprint(s.GetCustomRoutingAcceleratorsMax()))
+		p.line("Attachments per project", fmt.Sprint(s.GetAttachmentsMax()))
+		p.line("Principals per attachment", fmt.Sprint(s.GetPrincipalsPerAttachmentMax()))
+		p.line("Ranges brought per project", fmt.Sprint(s.GetByoipRangesMax()))
 		p.line("Tags per object", fmt.Sprint(s.GetTagsPerResourceMax()))
 		p.line("Ejection at most", fmt.Sprintf("%d%%", s.GetMaxEjectionPercent()))
 		p.line("Endpoints also in", strings.Join(s.GetEndpointAllowNetworks(), " "))

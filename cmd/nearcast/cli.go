@@ -163,9 +163,10 @@ LISTENER@REGION (web:443@eu-fra-1, web@eu-fra-1).`,
 		}
 	}
 	add("traffic", c.acceleratorCommand(), c.listenerCommand(), c.groupCommand(), c.endpointCommand(),
-		c.targetCommand(), c.subnetCommand(), c.zoneCommand(), c.applyCommand(), c.exportCommand())
+		c.targetCommand(), c.subnetCommand(), c.customGroupCommand(), c.attachmentCommand(),
+		c.zoneCommand(), c.applyCommand(), c.exportCommand())
 	add("fleet", c.poolCommand(), c.regionCommand(), c.siteCommand(), c.peerCommand(), c.nodeCommand(),
-		c.tokenCommand(), c.steerCommand(), c.settingsCommand())
+		c.tokenCommand(), c.steerCommand(), c.byoipCommand(), c.settingsCommand())
 	add("look", c.statusCommand(), c.announceCommand(), c.healthCommand(), c.pathCommand(), c.snapshotCommand(),
 		c.topCommand(), c.flowsCommand())
 	add("access", c.operatorCommand(), c.accessKeyCommand(), c.auditCommand(), c.whoamiCommand())

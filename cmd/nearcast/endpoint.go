@@ -256,6 +256,7 @@ func targetLines(p *page, t *pb.Target) {
 	p.line("Name", t.GetName())
 	p.line("Host", t.GetHost())
 	p.line("Region", t.GetRegion())
+	p.line("Project", t.GetProject())
 	p.line("Tags", tagsText(t.GetTags()))
 }
 
@@ -286,6 +287,7 @@ func (c *cli) targetCreate() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&t.Host, "host", "", "IP `address` or DNS name")
 	cmd.Flags().StringVar(&t.Region, "region", "", "`region` where it is (default anywhere)")
+	cmd.Flags().StringVar(&t.Project, "project", "", "whose accelerators may use it without an attachment (default everybody's)")
 	addTags(cmd, &tags)
 	mustComplete(cmd, "region", c.completeRegions())
 	return need(cmd, "host")
@@ -301,9 +303,9 @@ func (c *cli) targetUpdate() *cobra.Command {
 		Example: "  nearcast target update i-0123abcd --host 10.0.0.9",
 		Args:    exactly("TARGET"), ValidArgsFunction: first(c.completeTargets()),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			mask := changed(cmd, map[string]string{"host": "host", "region": "region"})
+			mask := changed(cmd, map[string]string{"host": "host", "region": "region", "project": "project"})
 			if len(mask) == 0 {
-				return usagef("nothing to change is said; use --host or --region")
+				return usagef("nothing to change is said; use --host, --region or --project")
 			}
 			t.Name = args[0]
 			s, err := c.admin()
@@ -321,6 +323,7 @@ func (c *cli) targetUpdate() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&t.Host, "host", "", "IP `address` or DNS name")
 	cmd.Flags().StringVar(&t.Region, "region", "", "`region` where it is")
+	cmd.Flags().StringVar(&t.Project, "project", "", "whose accelerators may use it without an attachment; \"\": everybody's")
 	addRevision(cmd, &rev)
 	mustComplete(cmd, "region", c.completeRegions())
 	return cmd

@@ -129,6 +129,10 @@ func (c *cli) showPool(pool *pb.Pool) error {
 		p.line("Zone", pool.GetZone())
 		p.line("Prefixes", strings.Join(pool.GetPrefixes(), " "))
 		p.line("Sites", poolSites(pool))
+		p.line("Brought by project", pool.GetProject())
+		if pool.GetWithheld() {
+			p.line("Announced", "no: the range is not advertised")
+		}
 	})
 }
 

@@ -18,6 +18,7 @@ func subnetLines(p *page, s *pb.Subnet) {
 	p.line("Name", s.GetName())
 	p.line("Prefix", s.GetPrefix())
 	p.line("Region", s.GetRegion())
+	p.line("Project", s.GetProject())
 	p.line("Client address", enumText(s.GetClientAddress()))
 	p.line("Tags", tagsText(s.GetTags()))
 }
@@ -60,6 +61,8 @@ func (c *cli) subnetCreate() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&n.Prefix, "prefix", "", "IPv4 `network`, /16 to /32")
 	cmd.Flags().StringVar(&n.Region, "region", "", "`region` where it is")
+	cmd.Flags().StringVar(&n.Project, "project", "",
+		"whose accelerators may lead to it without an attachment (default everybody's)")
 	enumFlag(cmd, &n.ClientAddress, "client-address", "how its machines learn the client's address (default transparent)")
 	addTags(cmd, &tags)
 	mustComplete(cmd, "region", c.completeRegions())
