@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/nearcast/nearcast/edge/announce"
-	"github.com/nearcast/nearcast/edge/relay"
 	"github.com/nearcast/nearcast/proto/model"
 	pb "github.com/nearcast/nearcast/proto/nearcast/v1"
 )
@@ -48,7 +47,7 @@ func (n *Node) announceChanged() {
 	if s, t := n.snapshot.Load(), n.table.Load(); s != nil && t != nil {
 		if shut := n.shut(n.drained(s)); shut != n.doorsShut {
 			n.setShut(shut)
-			n.traffic.open(relay.Bindings(t), shut)
+			n.traffic.open(n.traffic.bindings(t), shut)
 		}
 	}
 	n.mu.Unlock()

@@ -2,8 +2,6 @@ package edge
 
 import (
 	"time"
-
-	"github.com/nearcast/nearcast/edge/relay"
 )
 
 // drain takes this node out of use without harm: in the reverse of the order in which a snapshot
@@ -17,7 +15,7 @@ func (n *Node) drain(failed <-chan error) {
 	n.withdraw(failed)
 	n.mu.Lock()
 	if t := n.table.Load(); t != nil {
-		n.traffic.open(relay.Bindings(t), true)
+		n.traffic.open(n.traffic.bindings(t), true)
 	}
 	n.setShut(true)
 	n.mu.Unlock()

@@ -38,6 +38,11 @@ func (n *Node) explain(req *pb.ExplainSteerRequest) (*pb.ExplainSteerResponse, e
 		return nil, errors.New("there is no such enabled accelerator")
 	}
 	r := &pb.ExplainSteerResponse{AnsweredBy: n.cfg.Name, Name: a.DNSName, Regions: n.explainRegions(s, a)}
+	if port := req.GetPort(); port != 0 {
+		if r.Mapping, err = n.explainPort(s, a, port); err != nil {
+			return nil, err
+		}
+	}
 	if !s.OnNodePool(a) {
 		r.Source, r.Reason = "anycast", "the accelerator has addresses of its own, and routing brings the client to an edge"
 		for _, addr := range a.Addresses {
@@ -155,4 +160,47 @@ func b2i(b bool) int {
 		return 1
 	}
 	return 0
+}
+
+// explainPort says where a port of a custom routing accelerator leads.
+func (n *Node) explainPort(s *model.Snapshot, a *model.Accelerator, port uint32) (*pb.ExplainedMapping, error) {
+	if a.Type != model.CustomRouting {
+		return nil, fmt.Errorf("port: accelerator %s is not of custom routing, so its ports do not lead each to a "+
+			"destination of its own; leave the port out", a.Name)
+	}
+	out := new(pb.ExplainedMapping)
+	for i := range s.Listeners {
+		l := &s.Listeners[i]
+		if l.Accelerator != a.ID || port > 65535 {
+			continue
+		}
+		for m, p := range model.NewPortTable(s, l.ID).After(uint16(port - 1)) {
+			if uint32(p.Port) == port {
+				out.GroupId, out.Region, out.Subnet = string(m.Group), string(m.Region), string(m.Subnet)
+				out.Destination, out.Allowed = p.Destination.String(), p.Allowed
+				out.Protocol = model.PortMappingToProto(p).GetProtocol()
+				out.ClientAddress = model.SubnetToProto(*s.Subnet(m.Subnet)).GetClientAddress()
+			}
+			break
+		}
+		if t := n.table.Load(); t != nil && out.GroupId != "" {
+			if served := t.ListenerByID(l.ID); served != nil {
+				out.Gateways = nodeNames(s, served.GatewaysOf(model.GroupID(out.GroupId)))
+			}
+			break
+		}
+	}
+	return out, nil
+}
+
+// nodeNames are the names of nodes, or their ids where the snapshot does not know them.
+func nodeNames(s *model.Snapshot, ids []model.NodeID) (names []string) {
+	for _, id := range ids {
+		name := string(id)
+		if node := s.Node(id); node != nil && node.Name != "" {
+			name = node.Name
+		}
+		names = append(names, name)
+	}
+	return names
 }

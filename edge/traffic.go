@@ -228,8 +228,16 @@ func (t *traffic) plan(table *steer.Table) ([]listen.Binding, error) {
 	if t.doors == nil {
 		return nil, nil
 	}
-	bindings := relay.Bindings(table)
+	bindings := t.bindings(table)
 	return bindings, t.doors.Check(bindings)
+}
+
+// bindings returns what must be listened on for a table.
+func (t *traffic) bindings(table *steer.Table) []listen.Binding {
+	if t.doors == nil {
+		return nil
+	}
+	return relay.Bindings(table, t.n.kernel.Dispatch() != nil)
 }
 
 // setTable has new flows go by a table.
@@ -296,7 +304,12 @@ func (t *traffic) notes() []string {
 	if t.n.kernel == nil {
 		return nil
 	}
-	return t.n.kernel.Notes()
+	notes := t.n.kernel.Notes()
+	if ports, room := t.doors.Short(); ports > 0 {
+		notes = append(notes, fmt.Sprintf("%d ports of custom routing are closed here: without the kernel's "+
+			"dispatcher there is a socket for each address, port and protocol, and at most %d of them", ports, room))
+	}
+	return notes
 }
 
 // missing says which doors are not open although they should be.

@@ -15,7 +15,6 @@ import (
 
 	"github.com/nearcast/nearcast/edge/flow"
 	"github.com/nearcast/nearcast/edge/handover"
-	"github.com/nearcast/nearcast/edge/relay"
 )
 
 // Names of what is handed over; plain listening sockets are plainName and their address.
@@ -211,7 +210,7 @@ func (n *Node) takeOver(ctx context.Context, parts *rooms) error {
 	n.mu.Lock()
 	n.waiting = false
 	t, s := n.table.Load(), n.snapshot.Load()
-	n.traffic.open(relay.Bindings(t), n.drained(s))
+	n.traffic.open(n.traffic.bindings(t), n.drained(s))
 	n.mu.Unlock()
 	n.startOutward(parts)
 	close(n.released)

@@ -342,7 +342,8 @@ func (c *cli) steerExplain() *cobra.Command {
 		Long: "Ask the nodes themselves: one that answers DNS which edges it would name to this client, and the\n" +
 			"first of those which regions it would use. Numbers are those that the nodes decide by.",
 		Example: "  nearcast steer explain --client 198.51.100.7\n" +
-			"  nearcast steer explain --client 198.51.100.7 --resolver 192.0.2.53 --accelerator web",
+			"  nearcast steer explain --client 198.51.100.7 --resolver 192.0.2.53 --accelerator web\n" +
+			"  nearcast steer explain --client 198.51.100.7 --accelerator game --port 10004",
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := c.admin()
@@ -367,6 +368,7 @@ func (c *cli) steerExplain() *cobra.Command {
 	f.StringVar(&req.Client, "client", "", "the client's `address`")
 	f.StringVar(&req.Resolver, "resolver", "", "`address` of a resolver that tells no client subnet")
 	f.StringVar(&accelerator, "accelerator", "", "`accelerator` (default the first one on a node pool)")
+	f.Uint32Var(&req.Port, "port", 0, "`port` of a custom routing accelerator: where it leads")
 	f.StringVar(&req.Node, "node", "", "`node` that is asked (default any edge)")
 	mustComplete(cmd, "node", c.completeNodes())
 	return need(cmd, "client")
@@ -384,6 +386,9 @@ func (c *cli) showExplained(r *pb.ExplainSteerResponse) error {
 			p.line("Site "+s.GetSite(), explainedSite(s))
 		}
 		p.line("Edge", r.GetEdge())
+		if m := r.GetMapping(); m != nil {
+			p.line("Port leads to", explainedMapping(m))
+		}
 		for _, g := range r.GetRegions() {
 			text := "distance unknown"
 			if g.GetDistanceMs() >= 0 {
@@ -395,6 +400,20 @@ func (c *cli) showExplained(r *pb.ExplainSteerResponse) error {
 			p.line("Region "+g.GetRegion(), fmt.Sprintf("%s, dial %g%%, %d gateways", text, g.GetDial(), g.GetGateways()))
 		}
 	})
+}
+
+func explainedMapping(m *pb.ExplainedMapping) string {
+	if m.GetGroupId() == "" {
+		return "nothing: it is not mapped"
+	}
+	text := fmt.Sprintf("%s %s in subnet %s of %s", enumText(m.GetProtocol()), m.GetDestination(), m.GetSubnet(), m.GetRegion())
+	switch {
+	case !m.GetAllowed():
+		return text + ", but traffic to it is denied"
+	case len(m.GetGateways()) == 0:
+		return text + ", but no gateway there can be reached"
+	}
+	return text + " by " + strings.Join(m.GetGateways(), " ") + ", client address " + enumText(m.GetClientAddress())
 }
 
 func explainedSite(s *pb.ExplainedSite) string {

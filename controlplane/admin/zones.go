@@ -91,6 +91,9 @@ func (s *service) ExplainSteer(ctx context.Context, req *v1.ExplainSteerRequest)
 			return nil, access.Invalid(field, "must be an IP address")
 		}
 	}
+	if req.GetPort() > 65535 {
+		return nil, access.Invalid("port", "must be 1 to 65535, or left out")
+	}
 	var ask model.NodeID
 	if req.GetNode() != "" {
 		n, err := s.cfg.Catalog.Node(ctx, req.GetNode())

@@ -76,16 +76,24 @@ func (g *Gateway) find(open *wire.Open, local bool) (*plan, *groupPlan, *OpenErr
 		!group.ours && !(local && group.direct) {
 		return nil, nil, &OpenError{Code: wire.OpenUnknown}
 	}
+	if group.ports != nil {
+		// An edge that knows more by now may find another gateway that does.
+		if _, _, ok := group.mapped(open); !ok {
+			return nil, nil, &OpenError{Code: wire.OpenUnknown}
+		}
+	}
 	return p, group, nil
 }
 
-// A pick goes through the endpoints of a group for one flow, best first.
+// A pick goes through the endpoints of a group for one flow, best first. Of custom routing there is one.
 type pick struct {
 	g     *Gateway
 	p     *plan
 	group *groupPlan
 	hash  uint64
+	port  uint16 // of the endpoints
 	open  bool
+	only  *model.Endpoint // of custom routing, until it was taken
 	tried []int
 	buf   [triesMax]int
 }
@@ -97,12 +105,21 @@ func (g *Gateway) newPick(p *plan, group *groupPlan, open *wire.Open) *pick {
 		hash: steer.Hash(group.listener.Affinity, p.seed, tuple),
 	}
 	k.tried = k.buf[:0]
+	if group.ports != nil {
+		k.only, k.port, _ = group.mapped(open)
+	} else {
+		k.port = group.EndpointPort(open.Dst.Port())
+	}
 	return k
 }
 
 // next returns the next endpoint to try: those in trouble come last. more says whether there is
 // another one after it.
 func (k *pick) next() (e *model.Endpoint, more bool) {
+	if k.group.ports != nil {
+		e, k.only = k.only, nil
+		return e, false
+	}
 	if len(k.tried) == triesMax {
 		return nil, false
 	}
@@ -157,7 +174,7 @@ func (g *Gateway) dial(ctx context.Context, open *wire.Open, local bool) (*net.T
 			return conn, e.ID, nil
 		}
 		last = &OpenError{Code: codeOf(err), Endpoint: e.ID, Err: fmt.Errorf("dial endpoint %s: %w", e.ID, err)}
-		if ctx.Err() == nil {
+		if ctx.Err() == nil && group.ports == nil {
 			g.trouble.add(group.ID, e.ID)
 		}
 		g.metrics.dialsFailed.WithLabelValues(last.Code.String()).Inc()
@@ -176,10 +193,9 @@ func (g *Gateway) dialEndpoint(ctx context.Context, k *pick, e *model.Endpoint, 
 	if err != nil {
 		return nil, err
 	}
-	port := k.group.EndpointPort(open.Dst.Port())
 	for i := range addrs {
 		// The same flow begins with the same address, so that a name's addresses share the load.
-		to := netip.AddrPortFrom(addrs[(uint64(i)+k.hash)%uint64(len(addrs))], port)
+		to := netip.AddrPortFrom(addrs[(uint64(i)+k.hash)%uint64(len(addrs))], k.port)
 		if why := k.p.rules.Check(to); why != nil {
 			err = fmt.Errorf("%w: %w", errForbidden, why)
 			continue

@@ -26,6 +26,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/nearcast/nearcast/edge/flow"
 	"github.com/nearcast/nearcast/edge/overload"
 	"github.com/nearcast/nearcast/edge/pump"
 	"github.com/nearcast/nearcast/edge/steer"
@@ -235,7 +236,7 @@ func (g *Gateway) SetVerdict(id model.GroupID, endpoint model.EndpointID, state 
 func (g *Gateway) Groups() map[model.GroupID]bool {
 	word := map[model.GroupID]bool{}
 	for id, group := range g.plan.Load().groups {
-		if group.ours {
+		if group.ours && group.ports == nil { // nobody asks about the health of custom routing
 			word[id] = group.picker.Load().Servable()
 		}
 	}
@@ -268,6 +269,7 @@ type groupPlan struct {
 	ours     bool // in this node's region
 	direct   bool // its region has no gateway: this node's own relay may use it
 	picker   atomic.Pointer[steer.Picker]
+	ports    *model.PortTable // of custom routing: where its listener's ports lead; nil: there are endpoints
 }
 
 func compile(s *model.Snapshot, self model.NodeID) *plan {
@@ -299,7 +301,42 @@ func compile(s *model.Snapshot, self model.NodeID) *plan {
 			direct:        !gated[group.Region],
 		}
 	}
+	p.mapPorts(s, home)
 	return p
+}
+
+// mapPorts adds the groups of custom routing in this node's region. The ports of a listener lead where they
+// do by a rule that edges and gateways share, so the gateway needs not be told, and believes nobody.
+func (p *plan) mapPorts(s *model.Snapshot, home model.RegionName) {
+	tables := map[model.ListenerID]*model.PortTable{}
+	for i := range s.CustomRoutingGroups {
+		g := &s.CustomRoutingGroups[i]
+		if home == "" || g.Region != home {
+			continue
+		}
+		if tables[g.Listener] == nil {
+			tables[g.Listener] = model.NewPortTable(s, g.Listener)
+		}
+		p.groups[g.ID] = &groupPlan{
+			EndpointGroup: &model.EndpointGroup{ID: g.ID, Listener: g.Listener, Region: g.Region},
+			listener:      s.Listener(g.Listener), ours: true, ports: tables[g.Listener],
+		}
+	}
+}
+
+// mapped returns where a flow to an accelerated port goes by the rule of custom routing, as an endpoint that
+// is named by its address. ok is false for what is not mapped, denied, or of another group.
+func (p *groupPlan) mapped(open *wire.Open) (e *model.Endpoint, port uint16, ok bool) {
+	proto := model.TCP
+	if flow.Proto(open.Proto) == flow.UDP {
+		proto = model.UDP
+	}
+	m, to, ok := p.ports.Lookup(open.Dst.Port(), proto)
+	if !ok || m.Group != p.ID {
+		return nil, 0, false
+	}
+	at := to.Addr().String()
+	return &model.Endpoint{ID: model.EndpointID(at), Host: at, ClientAddress: m.ClientAddress}, to.Port(), true
 }
 
 func (p *groupPlan) has(id model.EndpointID) bool {

@@ -215,10 +215,9 @@ func (g *Gateway) known(e *model.Endpoint) ([]netip.Addr, bool) {
 
 // connect opens a session's socket and sends what waits for it. It returns 0, or why not.
 func (g *Gateway) connect(s *session, k *pick, e *model.Endpoint, open *wire.Open, addrs []netip.Addr) wire.ResetReason {
-	port := k.group.EndpointPort(open.Dst.Port())
 	options := udpio.Options{Unpolled: true, RecvBuffer: -1, SendBuffer: -1}
 	for i := range addrs {
-		to := netip.AddrPortFrom(addrs[(uint64(i)+k.hash)%uint64(len(addrs))], port)
+		to := netip.AddrPortFrom(addrs[(uint64(i)+k.hash)%uint64(len(addrs))], k.port)
 		if k.p.rules.Check(to) != nil {
 			g.metrics.sessionsRefused.WithLabelValues(wire.OpenForbidden.String()).Inc()
 			continue

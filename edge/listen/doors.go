@@ -25,5 +25,10 @@ func (s *Set) Doors() map[netip.Addr]Doors {
 	for _, w := range s.wanted {
 		count(w.at.Addr(), s.sockets[w.socketKey] != nil)
 	}
+	for a, n := range s.short {
+		d := all[a]
+		d.Missing += n
+		all[a] = d
+	}
 	return all
 }

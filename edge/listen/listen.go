@@ -44,6 +44,10 @@ type Binding struct {
 	Proto    flow.Proto
 	Addr     netip.Addr
 	Ports    model.PortRange
+
+	// Spare says that ports for which there is no room among plain sockets stay closed, and are told of by
+	// Short, where those of other bindings would be an error. There may be very many of them.
+	Spare bool
 }
 
 // Config configures a Set.
@@ -100,6 +104,7 @@ type Set struct {
 
 	mu      sync.Mutex // guards what follows, and is held while sockets are opened
 	wanted  []socketWish
+	short   map[netip.Addr]int // sockets of spare bindings that there is no room for
 	sockets map[socketKey]*socket
 	shared  shared
 	handed  bool // the next process has taken over: nothing is opened any more
@@ -156,33 +161,52 @@ func (s *Set) Check(bindings []Binding) error {
 		_, err := rules(bindings)
 		return err
 	}
-	_, err := s.wishes(bindings)
+	_, _, err := s.wishes(bindings)
 	return err
 }
 
-// wishes returns the sockets that bindings need. With an error, they are those that there is room for.
-func (s *Set) wishes(bindings []Binding) ([]socketWish, error) {
+// wishes returns the sockets that bindings need, and how many spare ones there is no room for. With an error,
+// they are those that there is room for.
+func (s *Set) wishes(bindings []Binding) (wishes []socketWish, short map[netip.Addr]int, err error) {
 	seen := map[socketKey]bool{}
-	var wishes []socketWish
-	for _, b := range bindings {
-		for port := uint32(b.Ports.From); port <= uint32(b.Ports.To); port++ {
-			k := socketKey{b.Proto, netip.AddrPortFrom(b.Addr.Unmap(), uint16(port))}
-			if seen[k] {
+	short = map[netip.Addr]int{}
+	for _, spare := range []bool{false, true} {
+		for _, b := range bindings {
+			if b.Spare != spare {
 				continue
 			}
-			if len(wishes) == s.cfg.PortsMax {
-				return wishes, fmt.Errorf("listener %s: port %d of %v is beyond the %d sockets that a node opens "+
-					"(one for each address, port and protocol): give it, or other listeners, fewer ports",
-					b.Listener, port, b.Addr, s.cfg.PortsMax)
+			for port := uint32(b.Ports.From); port <= uint32(b.Ports.To); port++ {
+				k := socketKey{b.Proto, netip.AddrPortFrom(b.Addr.Unmap(), uint16(port))}
+				switch {
+				case seen[k]:
+				case len(wishes) < s.cfg.PortsMax:
+					seen[k] = true
+					wishes = append(wishes, socketWish{k, b.Listener})
+				case spare:
+					short[k.at.Addr()]++
+				default:
+					return wishes, short, fmt.Errorf("listener %s: port %d of %v is beyond the %d sockets that a "+
+						"node opens (one for each address, port and protocol): give it, or other listeners, "+
+						"fewer ports", b.Listener, port, b.Addr, s.cfg.PortsMax)
+				}
 			}
-			seen[k] = true
-			wishes = append(wishes, socketWish{k, b.Listener})
 		}
 	}
 	slices.SortFunc(wishes, func(a, b socketWish) int {
 		return cmp.Or(cmp.Compare(a.proto, b.proto), a.at.Compare(b.at))
 	})
-	return wishes, nil
+	return wishes, short, nil
+}
+
+// Short returns how many ports of spare bindings are closed because there is no room for more sockets, and
+// how many sockets there may be.
+func (s *Set) Short() (ports, room int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range s.short {
+		ports += n
+	}
+	return ports, s.cfg.PortsMax
 }
 
 // Apply opens and closes sockets until they are those of the bindings. Sockets that stay are not
@@ -192,7 +216,7 @@ func (s *Set) Apply(bindings []Binding) error {
 	if s.cfg.Dispatch != nil {
 		return s.applyShared(bindings)
 	}
-	wishes, err := s.wishes(bindings)
+	wishes, short, err := s.wishes(bindings)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -201,7 +225,7 @@ func (s *Set) Apply(bindings []Binding) error {
 	if s.handed {
 		return nil
 	}
-	s.wanted = wishes
+	s.wanted, s.short = wishes, short
 	return errors.Join(err, s.settle())
 }
 

@@ -119,7 +119,7 @@ func TestApply(t *testing.T) {
 	f := start(t, Config{})
 	ports := freePorts(t, 20)
 	bind := func(addr netip.Addr, p flow.Proto, from, to uint16) Binding {
-		return Binding{"l", p, addr, model.PortRange{From: ports.From + from, To: ports.From + to}}
+		return Binding{Listener: "l", Proto: p, Addr: addr, Ports: model.PortRange{From: ports.From + from, To: ports.From + to}}
 	}
 	at := func(addr netip.Addr, n uint16) netip.AddrPort { return netip.AddrPortFrom(addr, ports.From+n) }
 	if err := f.Apply([]Binding{
@@ -169,8 +169,8 @@ func TestTooManyPorts(t *testing.T) {
 	f := start(t, Config{PortsMax: 10})
 	ports := freePorts(t, 4)
 	bindings := []Binding{
-		{"small", flow.TCP, lo4, ports},
-		{"large", flow.TCP, far, model.PortRange{From: 1, To: 65535}},
+		{Listener: "small", Proto: flow.TCP, Addr: lo4, Ports: ports},
+		{Listener: "large", Proto: flow.TCP, Addr: far, Ports: model.PortRange{From: 1, To: 65535}},
 	}
 	err := f.Check(bindings)
 	if err == nil || !strings.Contains(err.Error(), "listener large") || !strings.Contains(err.Error(), "10 sockets") {
@@ -184,6 +184,38 @@ func TestTooManyPorts(t *testing.T) {
 	}
 }
 
+// Spare ports get what room there is; the others stay closed and are told of.
+func TestSparePorts(t *testing.T) {
+	f := start(t, Config{PortsMax: 6})
+	ports := freePorts(t, 4)
+	spare := []Binding{
+		{Listener: "many", Proto: flow.TCP, Addr: far, Ports: model.PortRange{From: ports.From, To: ports.From + 3}, Spare: true},
+		{Listener: "many", Proto: flow.TCP, Addr: lo4, Ports: model.PortRange{From: 1, To: 10000}, Spare: true},
+	}
+	all := append(spare[:2:2], Binding{Listener: "must", Proto: flow.TCP, Addr: lo4, Ports: model.PortRange{From: ports.From, To: ports.From + 1}})
+	if err := f.Check(all); err != nil {
+		t.Error(err)
+	}
+	if err := f.Apply(all); err != nil {
+		t.Error(err)
+	}
+	if n, room := f.Short(); n != 10_000 || room != 6 || f.Missing() != 0 {
+		t.Errorf("%d ports beyond %d, %d missing", n, room, f.Missing())
+	}
+	if d := f.Doors()[lo4]; d.Open != 2 || d.Missing != 10_000 {
+		t.Errorf("doors of an address that is short: %+v", d)
+	}
+	if d := f.Doors()[far]; d.Open != 4 || d.Missing != 0 {
+		t.Errorf("doors of an address that is not: %+v", d)
+	}
+	if err := f.Apply(spare[:1]); err != nil {
+		t.Error(err)
+	}
+	if n, _ := f.Short(); n != 0 {
+		t.Errorf("%d ports have no room", n)
+	}
+}
+
 func TestPortTaken(t *testing.T) {
 	f := start(t, Config{})
 	ports := freePorts(t, 3)
@@ -192,7 +224,7 @@ func TestPortTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer other.Close()
-	err = f.Apply([]Binding{{"busy", flow.TCP, lo4, ports}})
+	err = f.Apply([]Binding{{Listener: "busy", Proto: flow.TCP, Addr: lo4, Ports: ports}})
 	if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), "listener busy") {
 		t.Errorf("error is %v", err)
 	}
@@ -218,7 +250,7 @@ func TestForeignAddress(t *testing.T) {
 	f := start(t, Config{})
 	addr := netip.MustParseAddr("192.0.2.55")
 	ports := model.PortRange{From: 7777, To: 7777}
-	if err := f.Apply([]Binding{{"l", flow.TCP, addr, ports}, {"l", flow.UDP, addr, ports}}); err != nil {
+	if err := f.Apply([]Binding{{Listener: "l", Proto: flow.TCP, Addr: addr, Ports: ports}, {Listener: "l", Proto: flow.UDP, Addr: addr, Ports: ports}}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -229,7 +261,7 @@ func TestBacklog(t *testing.T) {
 	at := netip.AddrPortFrom(lo4, ports.From)
 	for range 20 {
 		f := start(t, Config{})
-		if err := f.Apply([]Binding{{"l", flow.TCP, lo4, ports}}); err != nil {
+		if err := f.Apply([]Binding{{Listener: "l", Proto: flow.TCP, Addr: lo4, Ports: ports}}); err != nil {
 			t.Fatal(err)
 		}
 		conns := make([]net.Conn, 20)

@@ -41,7 +41,7 @@ func ownLoopback(n byte) netip.Addr {
 }
 
 func everyPort(a netip.Addr, p flow.Proto) Binding {
-	return Binding{"l", p, a, model.PortRange{From: 1, To: 65535}}
+	return Binding{Listener: "l", Proto: p, Addr: a, Ports: model.PortRange{From: 1, To: 65535}}
 }
 
 // TestEveryPort: listeners of all ports cost a few sockets, keep the original destination, answer from it,
@@ -112,7 +112,9 @@ func must(t testing.TB, err error) {
 func TestChangesLoseNothing(t *testing.T) {
 	f := start(t, Config{Dispatch: dispatcher(t)})
 	a := ownLoopback(3)
-	ports := func(from, to uint16) Binding { return Binding{"l", flow.TCP, a, model.PortRange{From: from, To: to}} }
+	ports := func(from, to uint16) Binding {
+		return Binding{Listener: "l", Proto: flow.TCP, Addr: a, Ports: model.PortRange{From: from, To: to}}
+	}
 	must(t, f.Apply([]Binding{ports(80, 80)}))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -180,7 +182,7 @@ func TestSharedIPv6(t *testing.T) {
 	f := start(t, Config{Dispatch: dispatcher(t)})
 	at := netip.AddrPortFrom(lo6, freePorts(t, 1).From)
 	one := model.PortRange{From: at.Port(), To: at.Port()}
-	must(t, f.Apply([]Binding{{"l", flow.TCP, lo6, one}, {"l", flow.UDP, lo6, one}}))
+	must(t, f.Apply([]Binding{{Listener: "l", Proto: flow.TCP, Addr: lo6, Ports: one}, {Listener: "l", Proto: flow.UDP, Addr: lo6, Ports: one}}))
 	if got, err := greet(at); err != nil || got != at.String() {
 		t.Errorf("tcp says %q, %v", got, err)
 	}

@@ -13,6 +13,10 @@ const (
 	attemptsMax        = 8                      // gateways asked for one flow
 	pathWait           = 3 * time.Second        // for a tunnel, by a flow that finds all of them down
 
+	// openRangesMax bounds the ranges of ports that the kernel is told to open for a listener of custom
+	// routing. What is allowed in more pieces is opened whole, and refused here.
+	openRangesMax = 1024
+
 	proxyTimeout = 5 * time.Second // for a PROXY header, as HAProxy's documentation advises to bound it
 
 	// What a client sent before an endpoint answered is kept to be sent again: a first piece that holds
@@ -37,6 +41,9 @@ const (
 	udpPressure     = 75              // percent of the table: from here on silence is not waited for as long
 	udpPressureIdle = 5 * time.Second // by flows that nobody ever answered
 )
+
+// notMapped is why flows to ports of custom routing are not taken that lead nowhere or are denied.
+const notMapped = "not mapped or denied"
 
 // provenExchanges is how often a client has to go on after an answer until it is believed to get them.
 const provenExchanges = 3

@@ -101,8 +101,13 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
-// Bindings returns what must be listened on for a table's listeners.
-func Bindings(t *steer.Table) []listen.Binding {
+// Bindings returns what must be listened on for a table's listeners. wide says that ports cost nothing, since
+// the kernel's dispatcher brings them to one socket.
+//
+// Of custom routing only the ports that lead somewhere are opened, so that the kernel itself refuses
+// connections to all others. With a dispatcher, UDP is opened wide: datagrams to ports that are denied are
+// dropped here, and flows that were there before they were denied go on.
+func Bindings(t *steer.Table, wide bool) []listen.Binding {
 	var all []listen.Binding
 	for _, l := range t.Listeners() {
 		for _, p := range []struct {
@@ -112,9 +117,17 @@ func Bindings(t *steer.Table) []listen.Binding {
 			if !l.Protocol.Has(p.is) {
 				continue
 			}
+			open := l.PortRanges
+			if l.Mapped() && !(wide && p.as == flow.UDP) {
+				open = l.OpenPorts(p.as)
+				if wide && len(open) > openRangesMax {
+					open = l.PortRanges
+				}
+			}
 			for _, addr := range l.Addresses {
-				for _, ports := range l.PortRanges {
-					all = append(all, listen.Binding{Listener: l.ID, Proto: p.as, Addr: addr, Ports: ports})
+				for _, ports := range open {
+					all = append(all, listen.Binding{Listener: l.ID, Proto: p.as, Addr: addr, Ports: ports,
+						Spare: l.Mapped()})
 				}
 			}
 		}

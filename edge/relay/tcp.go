@@ -145,6 +145,11 @@ func (t *TCP) begin(f *tcpFlow) bool {
 	}
 	var ok bool
 	counts := r.counts[f.listener.ID]
+	if !f.listener.Takes(f.tuple.Dst.Port(), flow.TCP) {
+		t.admit.refused(notMapped)
+		counts.meter.Refuse(model.TCP, f.tuple.Src, f.tuple.Dst, meter.ResetByNearcast, "denied")
+		return false
+	}
 	f.pass, ok = t.admit.enter(counts)
 	if !ok {
 		counts.meter.Refuse(model.TCP, f.tuple.Src, f.tuple.Dst, meter.ResetByNearcast, "limit")

@@ -175,6 +175,11 @@ func (u *UDP) begin(r *ruling, tuple flow.Tuple, conn *udpio.Conn) *udpSession {
 		return nil
 	}
 	counts := r.counts[l.ID]
+	if !l.Takes(tuple.Dst.Port(), flow.UDP) {
+		u.drop(notMapped, 1)
+		counts.meter.Refuse(model.UDP, tuple.Src, tuple.Dst, meter.ResetByNearcast, "denied")
+		return nil
+	}
 	p, ok := u.admit.enter(counts)
 	if !ok {
 		counts.meter.Refuse(model.UDP, tuple.Src, tuple.Dst, meter.ResetByNearcast, "limit")

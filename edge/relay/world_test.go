@@ -328,7 +328,7 @@ func (w *world) apply() {
 	w.local.Apply(&s)
 	w.steer()
 	w.mu.Lock()
-	bindings := Bindings(steer.Compile(w.snap, "edge", w.view))
+	bindings := Bindings(steer.Compile(w.snap, "edge", w.view), false)
 	w.mu.Unlock()
 	if err := w.doors.Apply(bindings); err != nil {
 		w.t.Fatal(err)

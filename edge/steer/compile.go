@@ -96,6 +96,9 @@ func (c *compiler) gateways() {
 	for i := range c.s.Groups {
 		c.region(c.s.Groups[i].Region)
 	}
+	for i := range c.s.CustomRoutingGroups {
+		c.region(c.s.CustomRoutingGroups[i].Region)
+	}
 	for _, r := range c.regions {
 		c.measure(r)
 	}
@@ -220,10 +223,14 @@ func (c *compiler) listeners(t *Table) {
 		groups[g.Listener] = append(groups[g.Listener], g)
 	}
 	addresses := make(map[model.AcceleratorID][]netip.Addr, len(c.s.Accelerators))
+	custom := map[model.AcceleratorID]bool{}
 	for i := range c.s.Accelerators {
 		a := &c.s.Accelerators[i]
 		if a.Enabled {
 			addresses[a.ID] = c.addresses(a)
+		}
+		if a.Type == model.CustomRouting {
+			custom[a.ID] = true
 		}
 	}
 	for i := range c.s.Listeners {
@@ -231,7 +238,12 @@ func (c *compiler) listeners(t *Table) {
 		if len(addresses[m.Accelerator]) == 0 {
 			continue
 		}
-		l := &Listener{Listener: m, Addresses: addresses[m.Accelerator], groups: c.plans(groups[m.ID])}
+		l := &Listener{Listener: m, Addresses: addresses[m.Accelerator]}
+		if custom[m.Accelerator] {
+			c.mapPorts(l)
+		} else {
+			l.groups = c.plans(groups[m.ID])
+		}
 		t.listeners = append(t.listeners, l)
 		t.byID[l.ID] = l
 	}

@@ -20,6 +20,8 @@
 // All of it is decided by the hash of the flow, or of source and accelerated address for affinity
 // SOURCE_IP, so that a flow's way depends on nothing that happened before.
 //
+// Of a custom routing accelerator none of this holds: see custom.go.
+//
 // A group's distance is the round trip to its nearest gateway; gateways stand next to the endpoints
 // of their region. A region in which no node is a gateway is dialled straight from here. A region
 // whose gateways exist but cannot be reached never is: its endpoints' addresses may be private, and
@@ -77,7 +79,8 @@ type Listener struct {
 	// Addresses are those on which this node serves it.
 	Addresses []netip.Addr
 
-	groups []plan // nearest first
+	groups []plan  // nearest first
+	mapped *mapped // of custom routing; nil: of a standard accelerator
 }
 
 // plan is what is known beforehand about one group of a listener.
@@ -152,7 +155,11 @@ func (t *Table) Route(tuple flow.Tuple) (Route, bool) {
 // RouteVia is Route for a flow whose listener is known.
 func (t *Table) RouteVia(l *Listener, tuple flow.Tuple) Route {
 	r := Route{Listener: l, Hash: Hash(l.Affinity, t.seed, tuple)}
-	r.first = l.choose(r.Hash)
+	if l.mapped != nil {
+		r.first = l.find(tuple)
+	} else {
+		r.first = l.choose(r.Hash)
+	}
 	return r
 }
 
@@ -174,7 +181,7 @@ type Route struct {
 	Listener *Listener
 	Hash     uint64 // decides every choice for the flow
 
-	first int32 // the group that the dials chose
+	first int32 // the group that the dials chose, or the port
 	next  int32 // the next group to look at
 	stage stage
 }
@@ -218,11 +225,14 @@ func (c *Candidate) Gateway(i int) (model.NodeID, bool) {
 }
 
 // Next returns the next best candidate. It returns false after the last, which is the one that fails
-// open.
+// open. Of custom routing there is one candidate at most.
 func (r *Route) Next() (Candidate, bool) {
 	groups := r.Listener.groups
 	if r.stage == stageChosen {
 		r.stage = stageFailover
+		if r.Listener.mapped != nil {
+			r.stage = stageEnd
+		}
 		if int(r.first) < len(groups) && groups[r.first].servable {
 			return groups[r.first].candidate(r.Hash), true
 		}

@@ -261,6 +261,40 @@ func (t *PortTable) Lookup(port uint16, p Protocol) (m *Mapping, to netip.AddrPo
 	return s.mapping, mapped.Destination, mapped.Protocol.Has(p)
 }
 
+// Open returns the ports that lead somewhere for a protocol, which are those that Lookup has something for:
+// in order, as few ranges as there can be.
+func (t *PortTable) Open(p Protocol) (open []PortRange) {
+	for i := range t.spans {
+		s := &t.spans[i]
+		last := min(int(s.To), int(s.From)+s.mapping.n-1-s.start)
+		for port := int(s.From); port <= last; port++ {
+			at := s.start + port - int(s.From)
+			if !s.mapping.Allowed(at) || !s.mapping.protocol(at).Has(p) {
+				continue
+			}
+			if n := len(open); n > 0 && int(open[n-1].To)+1 == port {
+				open[n-1].To++
+			} else {
+				open = append(open, PortRange{uint16(port), uint16(port)})
+			}
+		}
+	}
+	return open
+}
+
+// protocol returns that of an index.
+func (m *Mapping) protocol(i int) Protocol {
+	rest := i % m.perMachine
+	for _, d := range m.destinations {
+		if n := d.Len(); rest >= n {
+			rest -= n
+			continue
+		}
+		return d.Protocol
+	}
+	return 0
+}
+
 // addrPlus returns the n-th address after an IPv4 address.
 func addrPlus(a netip.Addr, n int) netip.Addr {
 	b := a.As4()

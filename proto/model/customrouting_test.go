@@ -3,6 +3,8 @@ package model
 import (
 	"fmt"
 	"net/netip"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -162,12 +164,29 @@ func TestMappingAgainstEnumeration(t *testing.T) {
 			}
 		}
 	}
+	open := map[Protocol][]PortRange{TCP: table.Open(TCP), UDP: table.Open(UDP)}
+	for p, ranges := range open {
+		for i, r := range ranges {
+			if r.From > r.To || i > 0 && int(r.From) <= int(ranges[i-1].To)+1 {
+				t.Fatalf("open ports of %v: %v after %v", p, r, ranges[max(0, i-1)])
+			}
+		}
+	}
+	isOpen := func(p Protocol, port uint16) bool {
+		return slices.ContainsFunc(open[p], func(r PortRange) bool { return r.Contains(port) })
+	}
+	if len(open[TCP]) < 2 || len(open[UDP]) < 2 {
+		t.Fatalf("%d and %d open ranges", len(open[TCP]), len(open[UDP]))
+	}
 	for port := range 65536 {
 		w, mapped := leads[uint16(port)]
 		for _, p := range []Protocol{TCP, UDP} {
 			_, to, ok := table.Lookup(uint16(port), p)
 			if ok != (mapped && w.Allowed && w.Protocol.Has(p)) || ok && to != w.Destination {
 				t.Fatalf("port %d %v: %v %v, want %+v", port, p, to, ok, w)
+			}
+			if isOpen(p, uint16(port)) != ok {
+				t.Fatalf("port %d %v: open %v, found %v", port, p, !ok, ok)
 			}
 		}
 	}
@@ -178,21 +197,69 @@ func TestMappingAgainstEnumeration(t *testing.T) {
 
 // BenchmarkMapping prints what computing one mapping costs, both ways, in a subnet of 8,187 machines.
 func BenchmarkMapping(b *testing.B) {
-	g := &CustomRoutingGroup{ID: "g", Listener: "l",
-		Destinations: []CustomRoutingDestination{{PortRange{80, 87}, TCPUDP}},
-		Endpoints:    []CustomRoutingEndpoint{{Subnet: "s", Ports: []PortRange{{40, 65535}}}}}
-	s := &Snapshot{Subnets: []Subnet{{Name: "s", Prefix: netip.MustParsePrefix("10.0.0.0/19")}},
-		CustomRoutingGroups: []CustomRoutingGroup{*g}}
+	s := large(1)
+	g := &s.CustomRoutingGroups[0]
 	m := NewMapping(g, &g.Endpoints[0], &s.Subnets[0])
 	b.Run("At", func(b *testing.B) {
 		for i := 0; b.Loop(); i++ {
 			m.At(i % m.Len())
 		}
 	})
-	table := NewPortTable(s, "l")
+	table := NewPortTable(s, "l0")
 	b.Run("Lookup", func(b *testing.B) {
 		for i := 0; b.Loop(); i++ {
 			table.Lookup(uint16(i), TCP)
 		}
 	})
+	b.Run("Open", func(b *testing.B) {
+		for b.Loop() {
+			table.Open(TCP)
+		}
+	})
+}
+
+// large is n listeners of 65,496 ports each, every second of which is allowed.
+func large(n int) *Snapshot {
+	allowed := make([]byte, 65496/8)
+	for i := range allowed {
+		allowed[i] = 0x55
+	}
+	s := &Snapshot{Subnets: []Subnet{{Name: "s", Prefix: netip.MustParsePrefix("10.0.0.0/19")}}}
+	for i := range n {
+		s.CustomRoutingGroups = append(s.CustomRoutingGroups, CustomRoutingGroup{
+			ID: GroupID(fmt.Sprintf("g%d", i)), Listener: ListenerID(fmt.Sprintf("l%d", i)),
+			Destinations: []CustomRoutingDestination{{PortRange{80, 87}, TCPUDP}},
+			Endpoints: []CustomRoutingEndpoint{
+				{Subnet: "s", Ports: []PortRange{{40, 65535}}, Allowed: slices.Clone(allowed)}}})
+	}
+	return s
+}
+
+// TestMillionsOfMappings prints what the tables of millions of mappings hold, and that they are computed:
+// a table may have no more than a few hundred bytes for each of its endpoints.
+func TestMillionsOfMappings(t *testing.T) {
+	const listeners = 64
+	s := large(listeners)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	tables, mappings := make([]*PortTable, listeners), 0
+	for i := range tables {
+		tables[i] = NewPortTable(s, s.CustomRoutingGroups[i].Listener)
+	}
+	runtime.ReadMemStats(&after)
+	for _, table := range tables {
+		for range table.After(0) {
+			mappings++
+		}
+	}
+	held := after.TotalAlloc - before.TotalAlloc // all that was allocated, whether or not it is still there
+	t.Logf("%d mappings in %d tables: at most %d bytes beside the snapshot, which has one bit for each (%d bytes)",
+		mappings, listeners, held, mappings/8)
+	if mappings != listeners*8187*8 {
+		t.Errorf("%d mappings", mappings)
+	}
+	if held > listeners*1024 {
+		t.Errorf("the tables hold %d bytes", held)
+	}
+	runtime.KeepAlive(tables)
 }

@@ -1092,6 +1092,7 @@ type ExplainSteerRequest struct {
 	Resolver      string                 `protobuf:"bytes,2,opt,name=resolver,proto3" json:"resolver,omitempty"`                                // the address that asks for the client; empty: the client itself, with ECS
 	AcceleratorId string                 `protobuf:"bytes,3,opt,name=accelerator_id,json=acceleratorId,proto3" json:"accelerator_id,omitempty"` // empty: the first one on a node pool
 	Node          string                 `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`                                        // who answers the DNS question; empty: any edge
+	Port          uint32                 `protobuf:"varint,125,opt,name=port,proto3" json:"port,omitempty"`                                     // of a custom routing accelerator: where it leads; 0: not asked
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1154,6 +1155,13 @@ func (x *ExplainSteerRequest) GetNode() string {
 	return ""
 }
 
+func (x *ExplainSteerRequest) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
 // ExplainSteerResponse says it in the words of the nodes that would do it.
 type ExplainSteerResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1161,12 +1169,13 @@ type ExplainSteerResponse struct {
 	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`                               // the name that was asked for
 	Addresses     []string               `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`
 	Ttl           *durationpb.Duration   `protobuf:"bytes,4,opt,name=ttl,proto3" json:"ttl,omitempty"`
-	Scope         string                 `protobuf:"bytes,5,opt,name=scope,proto3" json:"scope,omitempty"`      // the network for which the answer holds
-	Source        string                 `protobuf:"bytes,6,opt,name=source,proto3" json:"source,omitempty"`    // what decided: network, rtt, place, country, default, anycast
-	Reason        string                 `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`    // in words
-	Sites         []*ExplainedSite       `protobuf:"bytes,8,rep,name=sites,proto3" json:"sites,omitempty"`      // best first
-	Edge          string                 `protobuf:"bytes,9,opt,name=edge,proto3" json:"edge,omitempty"`        // the node that the client is brought to; empty: anycast decides
-	Regions       []*ExplainedRegion     `protobuf:"bytes,10,rep,name=regions,proto3" json:"regions,omitempty"` // as that edge has them, nearest first
+	Scope         string                 `protobuf:"bytes,5,opt,name=scope,proto3" json:"scope,omitempty"`       // the network for which the answer holds
+	Source        string                 `protobuf:"bytes,6,opt,name=source,proto3" json:"source,omitempty"`     // what decided: network, rtt, place, country, default, anycast
+	Reason        string                 `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`     // in words
+	Sites         []*ExplainedSite       `protobuf:"bytes,8,rep,name=sites,proto3" json:"sites,omitempty"`       // best first
+	Edge          string                 `protobuf:"bytes,9,opt,name=edge,proto3" json:"edge,omitempty"`         // the node that the client is brought to; empty: anycast decides
+	Regions       []*ExplainedRegion     `protobuf:"bytes,10,rep,name=regions,proto3" json:"regions,omitempty"`  // as that edge has them, nearest first
+	Mapping       *ExplainedMapping      `protobuf:"bytes,125,opt,name=mapping,proto3" json:"mapping,omitempty"` // of the port that was asked for
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1267,6 +1276,13 @@ func (x *ExplainSteerResponse) GetEdge() string {
 func (x *ExplainSteerResponse) GetRegions() []*ExplainedRegion {
 	if x != nil {
 		return x.Regions
+	}
+	return nil
+}
+
+func (x *ExplainSteerResponse) GetMapping() *ExplainedMapping {
+	if x != nil {
+		return x.Mapping
 	}
 	return nil
 }
@@ -1431,6 +1447,107 @@ func (x *ExplainedRegion) GetGateways() uint32 {
 	return 0
 }
 
+// ExplainedMapping is where a port of a custom routing accelerator leads.
+type ExplainedMapping struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	GroupId       string                 `protobuf:"bytes,1,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"` // empty: the port is not mapped
+	Region        string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
+	Subnet        string                 `protobuf:"bytes,3,opt,name=subnet,proto3" json:"subnet,omitempty"`
+	Destination   string                 `protobuf:"bytes,4,opt,name=destination,proto3" json:"destination,omitempty"` // address:port
+	Protocol      Protocol               `protobuf:"varint,5,opt,name=protocol,proto3,enum=nearcast.v1.Protocol" json:"protocol,omitempty"`
+	Allowed       bool                   `protobuf:"varint,6,opt,name=allowed,proto3" json:"allowed,omitempty"`
+	Gateways      []string               `protobuf:"bytes,7,rep,name=gateways,proto3" json:"gateways,omitempty"`                                                                    // nodes that would take a flow now, best first
+	ClientAddress ClientAddressMode      `protobuf:"varint,8,opt,name=client_address,json=clientAddress,proto3,enum=nearcast.v1.ClientAddressMode" json:"client_address,omitempty"` // how the destination learns it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainedMapping) Reset() {
+	*x = ExplainedMapping{}
+	mi := &file_nearcast_v1_dns_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainedMapping) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainedMapping) ProtoMessage() {}
+
+func (x *ExplainedMapping) ProtoReflect() protoreflect.Message {
+	mi := &file_nearcast_v1_dns_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainedMapping.ProtoReflect.Descriptor instead.
+func (*ExplainedMapping) Descriptor() ([]byte, []int) {
+	return file_nearcast_v1_dns_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ExplainedMapping) GetGroupId() string {
+	if x != nil {
+		return x.GroupId
+	}
+	return ""
+}
+
+func (x *ExplainedMapping) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *ExplainedMapping) GetSubnet() string {
+	if x != nil {
+		return x.Subnet
+	}
+	return ""
+}
+
+func (x *ExplainedMapping) GetDestination() string {
+	if x != nil {
+		return x.Destination
+	}
+	return ""
+}
+
+func (x *ExplainedMapping) GetProtocol() Protocol {
+	if x != nil {
+		return x.Protocol
+	}
+	return Protocol_PROTOCOL_UNSPECIFIED
+}
+
+func (x *ExplainedMapping) GetAllowed() bool {
+	if x != nil {
+		return x.Allowed
+	}
+	return false
+}
+
+func (x *ExplainedMapping) GetGateways() []string {
+	if x != nil {
+		return x.Gateways
+	}
+	return nil
+}
+
+func (x *ExplainedMapping) GetClientAddress() ClientAddressMode {
+	if x != nil {
+		return x.ClientAddress
+	}
+	return ClientAddressMode_CLIENT_ADDRESS_MODE_UNSPECIFIED
+}
+
 // ExplainCall and ExplainReply carry the question to a node and back, over Sync.
 type ExplainCall struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1442,7 +1559,7 @@ type ExplainCall struct {
 
 func (x *ExplainCall) Reset() {
 	*x = ExplainCall{}
-	mi := &file_nearcast_v1_dns_proto_msgTypes[18]
+	mi := &file_nearcast_v1_dns_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1454,7 +1571,7 @@ func (x *ExplainCall) String() string {
 func (*ExplainCall) ProtoMessage() {}
 
 func (x *ExplainCall) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_dns_proto_msgTypes[18]
+	mi := &file_nearcast_v1_dns_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1467,7 +1584,7 @@ func (x *ExplainCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainCall.ProtoReflect.Descriptor instead.
 func (*ExplainCall) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_dns_proto_rawDescGZIP(), []int{18}
+	return file_nearcast_v1_dns_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ExplainCall) GetId() uint64 {
@@ -1495,7 +1612,7 @@ type ExplainReply struct {
 
 func (x *ExplainReply) Reset() {
 	*x = ExplainReply{}
-	mi := &file_nearcast_v1_dns_proto_msgTypes[19]
+	mi := &file_nearcast_v1_dns_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1507,7 +1624,7 @@ func (x *ExplainReply) String() string {
 func (*ExplainReply) ProtoMessage() {}
 
 func (x *ExplainReply) ProtoReflect() protoreflect.Message {
-	mi := &file_nearcast_v1_dns_proto_msgTypes[19]
+	mi := &file_nearcast_v1_dns_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1520,7 +1637,7 @@ func (x *ExplainReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainReply.ProtoReflect.Descriptor instead.
 func (*ExplainReply) Descriptor() ([]byte, []int) {
-	return file_nearcast_v1_dns_proto_rawDescGZIP(), []int{19}
+	return file_nearcast_v1_dns_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ExplainReply) GetId() uint64 {
@@ -1548,7 +1665,7 @@ var File_nearcast_v1_dns_proto protoreflect.FileDescriptor
 
 const file_nearcast_v1_dns_proto_rawDesc = "" +
 	"\n" +
-	"\x15nearcast/v1/dns.proto\x12\vnearcast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9a\x02\n" +
+	"\x15nearcast/v1/dns.proto\x12\vnearcast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bnearcast/v1/resources.proto\"\x9a\x02\n" +
 	"\x04Zone\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x120\n" +
@@ -1616,12 +1733,13 @@ const file_nearcast_v1_dns_proto_rawDesc = "" +
 	"ClientSite\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x10\n" +
 	"\x03rtt\x18\x02 \x01(\rR\x03rtt\x12\x18\n" +
-	"\asamples\x18\x03 \x01(\rR\asamples\"\x84\x01\n" +
+	"\asamples\x18\x03 \x01(\rR\asamples\"\x98\x01\n" +
 	"\x13ExplainSteerRequest\x12\x16\n" +
 	"\x06client\x18\x01 \x01(\tR\x06client\x12\x1a\n" +
 	"\bresolver\x18\x02 \x01(\tR\bresolver\x12%\n" +
 	"\x0eaccelerator_id\x18\x03 \x01(\tR\racceleratorId\x12\x12\n" +
-	"\x04node\x18\x04 \x01(\tR\x04node\"\xda\x02\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node\x12\x12\n" +
+	"\x04port\x18} \x01(\rR\x04port\"\x93\x03\n" +
 	"\x14ExplainSteerResponse\x12\x1f\n" +
 	"\vanswered_by\x18\x01 \x01(\tR\n" +
 	"answeredBy\x12\x12\n" +
@@ -1634,7 +1752,8 @@ const file_nearcast_v1_dns_proto_rawDesc = "" +
 	"\x05sites\x18\b \x03(\v2\x1a.nearcast.v1.ExplainedSiteR\x05sites\x12\x12\n" +
 	"\x04edge\x18\t \x01(\tR\x04edge\x126\n" +
 	"\aregions\x18\n" +
-	" \x03(\v2\x1c.nearcast.v1.ExplainedRegionR\aregions\"\xaa\x01\n" +
+	" \x03(\v2\x1c.nearcast.v1.ExplainedRegionR\aregions\x127\n" +
+	"\amapping\x18} \x01(\v2\x1d.nearcast.v1.ExplainedMappingR\amapping\"\xaa\x01\n" +
 	"\rExplainedSite\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x1f\n" +
 	"\vdistance_km\x18\x02 \x01(\x01R\n" +
@@ -1650,7 +1769,16 @@ const file_nearcast_v1_dns_proto_rawDesc = "" +
 	"distanceMs\x12\x12\n" +
 	"\x04dial\x18\x03 \x01(\x01R\x04dial\x12\x1a\n" +
 	"\bservable\x18\x04 \x01(\bR\bservable\x12\x1a\n" +
-	"\bgateways\x18\x05 \x01(\rR\bgateways\"Y\n" +
+	"\bgateways\x18\x05 \x01(\rR\bgateways\"\xaf\x02\n" +
+	"\x10ExplainedMapping\x12\x19\n" +
+	"\bgroup_id\x18\x01 \x01(\tR\agroupId\x12\x16\n" +
+	"\x06region\x18\x02 \x01(\tR\x06region\x12\x16\n" +
+	"\x06subnet\x18\x03 \x01(\tR\x06subnet\x12 \n" +
+	"\vdestination\x18\x04 \x01(\tR\vdestination\x121\n" +
+	"\bprotocol\x18\x05 \x01(\x0e2\x15.nearcast.v1.ProtocolR\bprotocol\x12\x18\n" +
+	"\aallowed\x18\x06 \x01(\bR\aallowed\x12\x1a\n" +
+	"\bgateways\x18\a \x03(\tR\bgateways\x12E\n" +
+	"\x0eclient_address\x18\b \x01(\x0e2\x1e.nearcast.v1.ClientAddressModeR\rclientAddress\"Y\n" +
 	"\vExplainCall\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12:\n" +
 	"\arequest\x18\x02 \x01(\v2 .nearcast.v1.ExplainSteerRequestR\arequest\"s\n" +
@@ -1686,7 +1814,7 @@ func file_nearcast_v1_dns_proto_rawDescGZIP() []byte {
 }
 
 var file_nearcast_v1_dns_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_nearcast_v1_dns_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_nearcast_v1_dns_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_nearcast_v1_dns_proto_goTypes = []any{
 	(ZoneKeyAlgorithm)(0),         // 0: nearcast.v1.ZoneKeyAlgorithm
 	(ZoneKeyState)(0),             // 1: nearcast.v1.ZoneKeyState
@@ -1709,11 +1837,14 @@ var file_nearcast_v1_dns_proto_goTypes = []any{
 	(*ExplainSteerResponse)(nil),  // 18: nearcast.v1.ExplainSteerResponse
 	(*ExplainedSite)(nil),         // 19: nearcast.v1.ExplainedSite
 	(*ExplainedRegion)(nil),       // 20: nearcast.v1.ExplainedRegion
-	(*ExplainCall)(nil),           // 21: nearcast.v1.ExplainCall
-	(*ExplainReply)(nil),          // 22: nearcast.v1.ExplainReply
-	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 24: google.protobuf.Duration
-	(*fieldmaskpb.FieldMask)(nil), // 25: google.protobuf.FieldMask
+	(*ExplainedMapping)(nil),      // 21: nearcast.v1.ExplainedMapping
+	(*ExplainCall)(nil),           // 22: nearcast.v1.ExplainCall
+	(*ExplainReply)(nil),          // 23: nearcast.v1.ExplainReply
+	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 25: google.protobuf.Duration
+	(*fieldmaskpb.FieldMask)(nil), // 26: google.protobuf.FieldMask
+	(Protocol)(0),                 // 27: nearcast.v1.Protocol
+	(ClientAddressMode)(0),        // 28: nearcast.v1.ClientAddressMode
 }
 var file_nearcast_v1_dns_proto_depIdxs = []int32{
 	4,  // 0: nearcast.v1.Zone.aliases:type_name -> nearcast.v1.ZoneAlias
@@ -1721,29 +1852,32 @@ var file_nearcast_v1_dns_proto_depIdxs = []int32{
 	5,  // 2: nearcast.v1.Zone.keys:type_name -> nearcast.v1.ZoneKey
 	0,  // 3: nearcast.v1.ZoneKey.algorithm:type_name -> nearcast.v1.ZoneKeyAlgorithm
 	1,  // 4: nearcast.v1.ZoneKey.state:type_name -> nearcast.v1.ZoneKeyState
-	23, // 5: nearcast.v1.ZoneKey.since:type_name -> google.protobuf.Timestamp
-	24, // 6: nearcast.v1.Steering.ttl:type_name -> google.protobuf.Duration
+	24, // 5: nearcast.v1.ZoneKey.since:type_name -> google.protobuf.Timestamp
+	25, // 6: nearcast.v1.Steering.ttl:type_name -> google.protobuf.Duration
 	7,  // 7: nearcast.v1.Steering.networks:type_name -> nearcast.v1.SteeringNetwork
 	8,  // 8: nearcast.v1.Steering.weights:type_name -> nearcast.v1.SteeringWeight
 	3,  // 9: nearcast.v1.CreateZoneRequest.zone:type_name -> nearcast.v1.Zone
 	3,  // 10: nearcast.v1.UpdateZoneRequest.zone:type_name -> nearcast.v1.Zone
-	25, // 11: nearcast.v1.UpdateZoneRequest.update_mask:type_name -> google.protobuf.FieldMask
+	26, // 11: nearcast.v1.UpdateZoneRequest.update_mask:type_name -> google.protobuf.FieldMask
 	3,  // 12: nearcast.v1.ListZonesResponse.zones:type_name -> nearcast.v1.Zone
 	2,  // 13: nearcast.v1.RollZoneKeyRequest.step:type_name -> nearcast.v1.ZoneKeyStep
 	6,  // 14: nearcast.v1.UpdateSteeringRequest.steering:type_name -> nearcast.v1.Steering
-	25, // 15: nearcast.v1.UpdateSteeringRequest.update_mask:type_name -> google.protobuf.FieldMask
+	26, // 15: nearcast.v1.UpdateSteeringRequest.update_mask:type_name -> google.protobuf.FieldMask
 	15, // 16: nearcast.v1.ClientNetworks.networks:type_name -> nearcast.v1.ClientNetwork
 	16, // 17: nearcast.v1.ClientNetwork.sites:type_name -> nearcast.v1.ClientSite
-	24, // 18: nearcast.v1.ExplainSteerResponse.ttl:type_name -> google.protobuf.Duration
+	25, // 18: nearcast.v1.ExplainSteerResponse.ttl:type_name -> google.protobuf.Duration
 	19, // 19: nearcast.v1.ExplainSteerResponse.sites:type_name -> nearcast.v1.ExplainedSite
 	20, // 20: nearcast.v1.ExplainSteerResponse.regions:type_name -> nearcast.v1.ExplainedRegion
-	17, // 21: nearcast.v1.ExplainCall.request:type_name -> nearcast.v1.ExplainSteerRequest
-	18, // 22: nearcast.v1.ExplainReply.response:type_name -> nearcast.v1.ExplainSteerResponse
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	21, // 21: nearcast.v1.ExplainSteerResponse.mapping:type_name -> nearcast.v1.ExplainedMapping
+	27, // 22: nearcast.v1.ExplainedMapping.protocol:type_name -> nearcast.v1.Protocol
+	28, // 23: nearcast.v1.ExplainedMapping.client_address:type_name -> nearcast.v1.ClientAddressMode
+	17, // 24: nearcast.v1.ExplainCall.request:type_name -> nearcast.v1.ExplainSteerRequest
+	18, // 25: nearcast.v1.ExplainReply.response:type_name -> nearcast.v1.ExplainSteerResponse
+	26, // [26:26] is the sub-list for method output_type
+	26, // [26:26] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_nearcast_v1_dns_proto_init() }
@@ -1751,13 +1885,14 @@ func file_nearcast_v1_dns_proto_init() {
 	if File_nearcast_v1_dns_proto != nil {
 		return
 	}
+	file_nearcast_v1_resources_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nearcast_v1_dns_proto_rawDesc), len(file_nearcast_v1_dns_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
