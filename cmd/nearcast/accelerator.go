@@ -129,6 +129,7 @@ func acceleratorLines(p *page, a *pb.Accelerator) {
 	p.line("Pools", strings.Join(a.GetPools(), ", "))
 	p.line("Family", enumText(a.GetIpAddressType()))
 	p.line("Project", a.GetProject())
+	p.line("Flow logs", flowLogsText(a.GetFlowLogs()))
 	p.line("Tags", tagsText(a.GetTags()))
 	p.line("Created", timeText(a.GetCreatedTime()))
 	p.line("Changed", timeText(a.GetModifiedTime()))
@@ -187,28 +188,37 @@ func (c *cli) acceleratorUpdate() *cobra.Command {
 	var (
 		name string
 		dual bool
+		logs string
 		rev  uint64
 	)
 	cmd := &cobra.Command{
 		Use: "update ACCELERATOR", Aliases: []string{"set"},
-		Short: "Change an accelerator's name or address families",
+		Short: "Change an accelerator's name, address families or flow logs",
 		Example: "  nearcast accelerator update web --name shop\n" +
-			"  nearcast accelerator update web --dual-stack --wait",
+			"  nearcast accelerator update web --dual-stack --wait\n" +
+			"  nearcast accelerator update web --flow-logs my-bucket/my/prefix",
 		Args: exactly("ACCELERATOR"), ValidArgsFunction: first(c.completeAccelerators()),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			mask := changed(cmd, map[string]string{"name": "name", "dual-stack": "ip_address_type"})
+			mask := changed(cmd, map[string]string{"name": "name", "dual-stack": "ip_address_type",
+				"flow-logs": "flow_logs"})
 			if len(mask) == 0 {
-				return usagef("nothing to change is said; use --name or --dual-stack")
+				return usagef("nothing to change is said; use --name, --dual-stack or --flow-logs")
 			}
 			a := &pb.Accelerator{Name: name, IpAddressType: pb.IPAddressType_IP_ADDRESS_TYPE_IPV4}
 			if dual {
 				a.IpAddressType = pb.IPAddressType_IP_ADDRESS_TYPE_DUAL_STACK
+			}
+			if cmd.Flags().Changed("flow-logs") {
+				if a.FlowLogs = flowLogs(logs); a.FlowLogs == nil {
+					return usagef("--flow-logs %q: write BUCKET/PREFIX, or off", logs)
+				}
 			}
 			return c.updateAccelerator(cmd.Context(), args[0], a, mask, rev)
 		},
 	}
 	cmd.Flags().StringVar(&name, "name", "", "its new `name`")
 	cmd.Flags().BoolVar(&dual, "dual-stack", false, "IPv6 addresses, too; =false takes them away")
+	cmd.Flags().StringVar(&logs, "flow-logs", "", "`BUCKET/PREFIX` where nodes keep records of its flows, or off")
 	addRevision(cmd, &rev)
 	c.addWait(cmd)
 	return cmd
@@ -347,13 +357,6 @@ func (c *cli) done(err error, format string, args ...any) error {
 		c.note(format, args...)
 	}
 	return err
-}
-
-func plural(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // changed returns the fields of the flags that were given, in the order of the fields' names.

@@ -9,9 +9,12 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	pb "github.com/nearcast/nearcast/proto/nearcast/v1"
 )
 
 func (c *cli) flowsCommand() *cobra.Command {
@@ -100,4 +103,24 @@ func (r *tailed) text() string {
 	}
 	return printable(fmt.Sprintf("%s %-6s %-4s %s %s %s %s %s  %d packets  %d bytes %s", r.End.Format("15:04:05"), r.Action,
 		r.Protocol, r.Client, arrow, r.Accelerated, arrow, to, r.Packets, r.Bytes, r.Reason)) + "\n"
+}
+
+// flowLogs reads where flow logs go; nil: it says nothing like it.
+func flowLogs(text string) *pb.FlowLogs {
+	bucket, prefix, ok := strings.Cut(text, "/")
+	switch {
+	case text == "off":
+		return &pb.FlowLogs{}
+	case !ok || bucket == "" || prefix == "":
+		return nil
+	}
+	return &pb.FlowLogs{Enabled: true, Bucket: bucket, Prefix: prefix}
+}
+
+// flowLogsText is flowLogs backwards.
+func flowLogsText(f *pb.FlowLogs) string {
+	if !f.GetEnabled() {
+		return ""
+	}
+	return f.GetBucket() + "/" + f.GetPrefix()
 }

@@ -50,6 +50,13 @@ type Log struct {
 	spool *spool
 }
 
+// What becomes of files.
+const (
+	fileDelivered = "delivered"
+	fileFailed    = "failed" // and is tried again
+	fileDamaged   = "empty or damaged"
+)
+
 // target is an accelerator whose flows are logged.
 type target struct {
 	origin
@@ -97,6 +104,9 @@ func (l *Log) newMetrics() {
 		Name: "nearcast_flowlog_windows_total", Help: "Windows of flows that were written to the spool."})
 	l.files = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "nearcast_flowlog_files_total", Help: "Files of flow logs, by what became of them."}, []string{"result"})
+	for _, result := range []string{fileDelivered, fileFailed, fileDamaged} { // rates need a beginning
+		l.files.WithLabelValues(result)
+	}
 	spooled := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "nearcast_flowlog_spool_bytes", Help: "Bytes on disk that are not delivered yet.",
 	}, func() float64 { return float64(l.spooled.Load()) })
@@ -297,7 +307,7 @@ func (l *Log) Deliver(ctx context.Context, now time.Time) (all bool) {
 			return false
 		}
 		if err != nil {
-			l.files.WithLabelValues("failed").Inc()
+			l.files.WithLabelValues(fileFailed).Inc()
 			l.cfg.Log.Warn("file of flow logs is not delivered; trying on", "file", name, "error", err)
 			return false
 		}
@@ -313,7 +323,7 @@ func (l *Log) Deliver(ctx context.Context, now time.Time) (all bool) {
 func (l *Log) deliver(ctx context.Context, name string) error {
 	h, records, err := l.spool.read(name)
 	if errors.Is(err, errBroken) || err == nil && len(records) == 0 {
-		l.files.WithLabelValues("empty or damaged").Inc()
+		l.files.WithLabelValues(fileDamaged).Inc()
 		return l.spool.remove(name)
 	}
 	if err != nil {
@@ -332,6 +342,6 @@ func (l *Log) deliver(ctx context.Context, name string) error {
 	if err := l.cfg.Destination.Put(ctx, h.Bucket, objectKey(h, name), body.Bytes()); err != nil {
 		return err
 	}
-	l.files.WithLabelValues("delivered").Inc()
+	l.files.WithLabelValues(fileDelivered).Inc()
 	return l.spool.remove(name)
 }

@@ -69,7 +69,7 @@ func (f *tcpFlow) run() {
 		if f.place(l) {
 			return
 		}
-		if !f.pathless && !l.CutOff() || !f.awaitPath(changed) {
+		if !f.pathless && !l.CutOff(f.tuple) || !f.awaitPath(changed) {
 			break
 		}
 		l = f.t.ruling.Load().ListenerByID(f.listener.ID) // nil: it was removed meanwhile

@@ -81,8 +81,12 @@ func TestPortsLead(t *testing.T) {
 	}
 	// A region whose gateways are away is not served from somewhere else.
 	table := Compile(s, "self", View{RTT: rtts("gw-b", 10)})
-	if r, ok := table.Route(flow.Tuple{Src: tuple(1).Src, Dst: netip.AddrPortFrom(vip.Next(), 1000), Proto: flow.TCP}); !ok || len(way(r)) != 0 {
-		t.Error("a region without a gateway is served")
+	for port, cut := range map[uint16]bool{1000: true, 1100: false, 1002: false} { // the last one is denied
+		to := flow.Tuple{Src: tuple(1).Src, Dst: netip.AddrPortFrom(vip.Next(), port), Proto: flow.TCP}
+		r, ok := table.Route(to)
+		if !ok || (len(way(r)) == 0) != (port != 1100) || r.Listener.CutOff(to) != cut {
+			t.Errorf("port %d leads %v, cut off %v", port, way(r), r.Listener.CutOff(to))
+		}
 	}
 }
 

@@ -259,9 +259,13 @@ func (r *Route) Next() (Candidate, bool) {
 	return Candidate{}, false
 }
 
-// CutOff reports whether endpoints of the listener lie where no gateway is reached: what could not be
-// served by others might be, once a tunnel is up.
-func (l *Listener) CutOff() bool {
+// CutOff reports whether endpoints that a flow of the listener may have lie where no gateway is reached: what
+// could not be served by others might be, once a tunnel is up.
+func (l *Listener) CutOff(tuple flow.Tuple) bool {
+	if l.mapped != nil {
+		at := int(l.find(tuple))
+		return at < len(l.groups) && !l.groups[at].servable
+	}
 	return slices.ContainsFunc(l.groups, func(g plan) bool {
 		return !g.direct && len(g.open.ids) == 0 && len(g.group.Endpoints) > 0
 	})

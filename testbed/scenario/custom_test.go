@@ -41,6 +41,7 @@ type custom struct {
 	at          netip.Addr                         // one of its addresses
 	ports       map[string]types.PortMapping       // by destination, "10.250.0.1:7300"
 	lastAnswers map[string]netip.AddrPort          // of clients, by destination: for flow logs
+	logs        string                             // directory of flow logs
 	flows       map[string]map[netip.AddrPort]bool // clients by protocol that were answered
 }
 
@@ -58,15 +59,16 @@ func one(name string) func(*world.Spec) {
 // TestCustomRouting has the shipped binaries carry custom routing's traffic: every port leads to the one
 // machine that the API names, TCP and UDP, which sees the client's own address; what is denied is refused.
 func TestCustomRouting(t *testing.T) {
-	c := &custom{deployment: stand(t, "main", one("custom"), world.Options{
-		ControllerArgs: []string{"--aws-listen", awsListen}}), flows: map[string]map[netip.AddrPort]bool{}}
+	c := &custom{flows: map[string]map[netip.AddrPort]bool{}, logs: t.TempDir()}
+	c.deployment = stand(t, "main", one("custom"), world.Options{ControllerArgs: []string{"--aws-listen", awsListen},
+		NodeArgs: []string{"--flow-logs", c.logs, "--flow-logs-interval", "2s"}})
 	c.subnet(t)
 	c.create(t)
 	c.allow(t, "10.250.0.0", "10.250.0.3", "10.250.0.7")
 	t.Run("allowed and denied ports", c.leads)
 	t.Run("denied while it is used", c.denies)
 	t.Run("explained", c.explained)
-	t.Run("counted", c.counted)
+	t.Run("counted and logged", c.counted)
 	t.Run("without the dispatcher", c.plainSockets)
 	kill(t, c.Nodes["sin-1"], c.Nodes["fra-1"]) // nobody waits for the flows that are left
 }
@@ -169,6 +171,12 @@ func (c *custom) create(t *testing.T) {
 		EndpointGroupArn:       g.EndpointGroup.EndpointGroupArn,
 		EndpointConfigurations: []types.CustomRoutingEndpointConfiguration{{EndpointId: aws.String("subnet-game")}}})
 	c.do(t, err)
+	_, err = c.api.UpdateCustomRoutingAcceleratorAttributes(c.ctx, &ga.UpdateCustomRoutingAcceleratorAttributesInput{
+		AcceleratorArn: a.Accelerator.AcceleratorArn, FlowLogsEnabled: aws.Bool(true),
+		FlowLogsS3Bucket: aws.String("logs"), FlowLogsS3Prefix: aws.String("edge")})
+	c.do(t, err)
+	listener := *l.Listener.ListenerArn // what is not to be said in AWS's words
+	c.run(t, nil, "listener", "update", listener[strings.LastIndexByte(listener, '/')+1:], "--udp-idle-timeout", "15s")
 	c.accelerator, c.group = *a.Accelerator.AcceleratorArn, *g.EndpointGroup.EndpointGroupArn
 	c.at = netip.MustParseAddr(a.Accelerator.IpSets[0].IpAddresses[0])
 }
@@ -349,6 +357,35 @@ func (c *custom) counted(t *testing.T) {
 		}
 		return nil
 	})
+	// A record is there when its flow has ended: datagrams have been silent for long enough then.
+	var all []record
+	eventually(t, 2*time.Minute, "the flows are logged", func() error {
+		all = inDirectory(t, c.logs)
+		logged := map[string]map[netip.AddrPort]bool{"tcp": {}, "udp": {}}
+		for _, r := range all {
+			if r.fields[15] == "ACCEPT" && r.fields[0] == "2.0" && strings.HasPrefix(r.fields[7], "10.250.0.") && r.fields[17] == "-" {
+				logged[strings.ToLower(r.fields[9])][r.client()] = true
+			}
+		}
+		for network, clients := range c.flows {
+			for client := range clients {
+				if !logged[network][client] {
+					return fmt.Errorf("%s of %v is not among %d records", network, client, len(all))
+				}
+			}
+		}
+		return nil
+	})
+	denied := 0
+	for _, r := range all {
+		if r.fields[15] == "REJECT" && r.fields[len(r.fields)-1] == "denied" {
+			denied++
+		}
+	}
+	if denied == 0 {
+		t.Error("no datagram that was denied is logged")
+	}
+	t.Logf("%d flows are in the counters and in %d records of the flow logs, %d more that were denied", n, len(all), denied)
 }
 
 // plainSockets has the edge do without the kernel's dispatcher: a socket for each port that is open, and a
