@@ -62,6 +62,10 @@ const (
 	aliveInterval = 250 * time.Millisecond
 	// databaseInterval is how often the geo databases' files are looked at.
 	databaseInterval = 5 * time.Second
+	// clientsKeep is how often what is measured of clients' networks is written to disk, and clientsAge how
+	// old it may be at a start.
+	clientsKeep = time.Minute
+	clientsAge  = 24 * time.Hour
 	// A node with this share of its flows asks not to be named in answers, until it is below the other.
 	shedAt, shedUntil = 0.9, 0.8
 )

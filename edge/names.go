@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -31,7 +32,9 @@ type names struct {
 	dbNote   string // why the databases are not as the operator wants
 	known    *geo.Map
 	alive    *geo.Liveness
-	stale    bool // known must be made anew
+	clients  []model.ClientNetwork // as all nodes measured them
+	kept     time.Time             // when they were written to disk
+	stale    bool                  // known must be made anew
 	why      map[model.NodeID]string
 	shedding bool
 }
@@ -55,6 +58,9 @@ func (n *Node) buildNames() error {
 			d.server.Close()
 			return fmt.Errorf("--geo-database: %w", err)
 		}
+	}
+	if d.clients, err = loadClients(filepath.Join(n.cfg.DataDir, clientsFile), time.Now()); err != nil {
+		n.log.Warn("what was measured of clients' networks is not used", "error", err)
 	}
 	n.names = d
 	d.registerMetrics()
@@ -164,7 +170,7 @@ func (d *names) refresh(now time.Time, force bool) {
 		return
 	}
 	if d.stale {
-		d.known = geo.NewMap(d.snapshot.Sites, d.snapshot.Steering, d.db, nil)
+		d.known = geo.NewMap(d.snapshot.Sites, d.snapshot.Steering, d.db, d.clients)
 		d.stale, force = false, true
 	}
 	why := d.judge(now)

@@ -19,6 +19,7 @@ import (
 	"github.com/nearcast/nearcast/edge/agent"
 	"github.com/nearcast/nearcast/edge/announce"
 	"github.com/nearcast/nearcast/edge/backbone"
+	"github.com/nearcast/nearcast/edge/clients"
 	"github.com/nearcast/nearcast/edge/flow"
 	"github.com/nearcast/nearcast/edge/kernel"
 	"github.com/nearcast/nearcast/edge/mesh"
@@ -45,7 +46,8 @@ type Node struct {
 	pool    *backbone.Pool   // edges
 	server  *backbone.Server // gateways
 	traffic *traffic
-	names   *names // nodes that answer DNS
+	names   *names         // nodes that answer DNS
+	clients *clients.Table // edges
 	// announce is the edges' part that announces addresses by BGP.
 	announce *announce.Announcer
 	memory   *backbone.Memory // of all streams
@@ -208,7 +210,7 @@ func (n *Node) identify(ctx context.Context) (*identity.Credentials, error) {
 		Node: n.cfg.node(at, gossip[0]), Version: n.cfg.Version, Crashed: n.cfg.Crashed,
 		Hold:  n.released,
 		Apply: n.apply, Health: n.health, Paths: n.paths, Notes: n.notes, Explain: n.explain,
-		Announce: n.report,
+		Announce: n.report, Clients: n.measured, OnClients: n.onClients(),
 	})
 	if err != nil {
 		return nil, err

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nearcast/nearcast/edge/backbone"
+	"github.com/nearcast/nearcast/edge/clients"
 	"github.com/nearcast/nearcast/edge/datagram"
 	"github.com/nearcast/nearcast/edge/flow"
 	"github.com/nearcast/nearcast/edge/flowlog"
@@ -125,9 +126,12 @@ func (n *Node) buildEdge(common backbone.Common) (err error) {
 	if err != nil {
 		return err
 	}
+	if n.clients, err = clients.New(n.registry); err != nil {
+		return err
+	}
 	cfg := relay.Config{
-		Meter: t.meter,
-		Self:  n.self, Pool: n.pool, Gateway: t.gateway, Memory: common.Memory, MaxFlows: n.cfg.MaxFlows,
+		Meter: t.meter, Saw: n.saw,
+		Self: n.self, Pool: n.pool, Gateway: t.gateway, Memory: common.Memory, MaxFlows: n.cfg.MaxFlows,
 		OnOverload: func(bound int) { t.doors.Backlog(bound + bound/4) },
 		Log:        n.log.With("room", "relay"), Metrics: n.registry,
 	}

@@ -271,7 +271,8 @@ func (c *cli) steerUpdate() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			mask := changed(cmd, map[string]string{"ttl": "ttl", "addresses-max": "addresses_max",
 				"network": "networks", "weight": "weights", "default-site": "default_site",
-				"ignore-ecs": "ignore_ecs", "name-server": "name_servers"})
+				"ignore-ecs": "ignore_ecs", "name-server": "name_servers",
+				"explore": "explore_percent", "explore-off": "explore_off", "ignore-rtt": "ignore_rtt"})
 			if len(mask) == 0 {
 				return usagef("nothing to change is said")
 			}
@@ -312,6 +313,10 @@ func (c *cli) steerUpdate() *cobra.Command {
 		"`SITE=PERCENT` of the clients for whom it is the best that it gets; all that differ from 100")
 	f.StringVar(&st.DefaultSite, "default-site", "", "`site` for clients about whom nothing is known")
 	f.BoolVar(&st.IgnoreEcs, "ignore-ecs", false, "judge clients by their resolver only")
+	f.Uint32Var(&st.ExplorePercent, "explore", 0,
+		"`percent` of a client network's answers that try a site whose round trip is not known (default 2)")
+	f.BoolVar(&st.ExploreOff, "explore-off", false, "try no sites")
+	f.BoolVar(&st.IgnoreRtt, "ignore-rtt", false, "do not go by measured round trips")
 	f.StringSliceVar(&st.NameServers, "name-server", nil, "`names` of the name servers of zones that name none; all of them")
 	mustComplete(cmd, "default-site", c.completeSites())
 	addRevision(cmd, &rev)
@@ -324,6 +329,7 @@ func (c *cli) showSteering(st *pb.Steering) error {
 		p.line("Addresses", fmt.Sprintf("at most %d of a family", st.GetAddressesMax()))
 		p.line("Default site", st.GetDefaultSite())
 		p.line("Client subnets", map[bool]string{false: "used", true: "ignored"}[st.GetIgnoreEcs()])
+		p.line("Round trips", steeringRTT(st))
 		p.line("Name servers", strings.Join(st.GetNameServers(), " "))
 		for _, n := range st.GetNetworks() {
 			p.line("Network", n.GetPrefix()+" goes to "+n.GetSite())
@@ -332,6 +338,17 @@ func (c *cli) showSteering(st *pb.Steering) error {
 			p.line("Weight", fmt.Sprintf("%s %d%%", w.GetSite(), w.GetPercent()))
 		}
 	})
+}
+
+// steeringRTT says how measured round trips are used.
+func steeringRTT(st *pb.Steering) string {
+	switch {
+	case st.GetIgnoreRtt():
+		return "ignored"
+	case st.GetExploreOff():
+		return "used; no site is tried for their sake"
+	}
+	return fmt.Sprintf("used; %d%% of a network's answers try a site that may be nearer", st.GetExplorePercent())
 }
 
 func (c *cli) steerExplain() *cobra.Command {

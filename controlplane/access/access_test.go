@@ -300,7 +300,7 @@ func mayCall(m protoreflect.MethodDescriptor, rank int, node bool) bool {
 		return rank >= 1
 	case noun("Accelerator", "Listener", "EndpointGroup", "Endpoints", "Target", "Resource",
 		"Subnet", "RoutingGroup", "RoutingTraffic", "Attachment", "nRange", "eRange", "wRange"),
-		name == "UpdateNode", name == "SetAnnouncing":
+		name == "UpdateNode", name == "SetAnnouncing", name == "SetDirectPath":
 		return rank >= 2
 	}
 	return rank >= 3

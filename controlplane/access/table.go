@@ -123,6 +123,8 @@ var table = map[string]Rule{
 	v1.AdminService_GetSteering_FullMethodName:    {NeedViewer, false},
 	v1.AdminService_UpdateSteering_FullMethodName: {NeedAdmin, true},
 	v1.AdminService_ExplainSteer_FullMethodName:   {NeedViewer, false},
+	v1.AdminService_ListGains_FullMethodName:      {NeedViewer, false},
+	v1.AdminService_SetDirectPath_FullMethodName:  {NeedOperator, true},
 
 	v1.AdminService_GetNode_FullMethodName:    {NeedViewer, false},
 	v1.AdminService_ListNodes_FullMethodName:  {NeedViewer, false},

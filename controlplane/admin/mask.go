@@ -46,7 +46,8 @@ var (
 	zones = kind[model.Zone, *v1.Zone]{model.ZoneToProto, model.ZoneFromProto,
 		[]string{"text", "aliases", "dnssec", "key_algorithm"}}
 	steering = kind[model.Steering, *v1.Steering]{model.SteeringToProto, model.SteeringFromProto,
-		[]string{"ttl", "addresses_max", "networks", "weights", "default_site", "ignore_ecs", "name_servers"}}
+		[]string{"ttl", "addresses_max", "networks", "weights", "default_site", "ignore_ecs", "name_servers",
+			"explore_percent", "explore_off", "ignore_rtt"}}
 	nodes = kind[model.Node, *v1.Node]{model.NodeToProto, model.NodeFromProto,
 		[]string{"state"}}
 	settings = kind[model.Settings, *v1.Settings]{model.SettingsToProto, model.SettingsFromProto,

@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"net/netip"
+	"strings"
 
 	"google.golang.org/protobuf/types/known/emptypb"
 
@@ -17,7 +18,7 @@ import (
 func zone(z model.Zone) *v1.Zone {
 	z = z.Public()
 	for i, k := range z.Keys {
-		z.Keys[i].DS = zonefile.DS(z.Name, k).String()
+		z.Keys[i].DS = strings.ReplaceAll(zonefile.DS(z.Name, k).String(), "\t", " ")
 	}
 	return model.ZoneToProto(z)
 }

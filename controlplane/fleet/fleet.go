@@ -75,8 +75,9 @@ type Fleet struct {
 	log     *slog.Logger
 	metrics *metrics
 
-	published atomic.Pointer[Published] // never nil
-	triggers  chan struct{}             // capacity 1
+	published atomic.Pointer[Published]    // never nil
+	known     atomic.Pointer[knownClients] // never nil
+	triggers  chan struct{}                // capacity 1
 	mirror    *mirror
 	presence  *presence
 	leading   atomic.Bool
@@ -102,8 +103,9 @@ func New(cfg Config) (*Fleet, error) {
 	}
 	f.presence = newPresence(f)
 	f.published.Store(&Published{next: make(chan struct{})})
+	f.known.Store(&knownClients{next: make(chan struct{})})
 	var err error
-	f.metrics, err = newMetrics(cfg.Metrics)
+	f.metrics, err = newMetrics(cfg.Metrics, f.Gains)
 	return f, err
 }
 
@@ -115,6 +117,7 @@ func (f *Fleet) Run(ctx context.Context) error {
 	g.Go(func() error { return f.compile(ctx) })
 	g.Go(func() error { return f.watchCatalog(ctx) })
 	g.Go(func() error { return f.watchVerdicts(ctx) })
+	g.Go(func() error { return f.shareClients(ctx) })
 	g.Go(func() error { return f.campaign(ctx) })
 	// The presence outlives the streams, which say goodbye through it.
 	present, absent := context.WithCancel(context.WithoutCancel(ctx))

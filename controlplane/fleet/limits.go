@@ -21,6 +21,10 @@ const (
 	flushRetry     = time.Second
 	finalFlush     = 3 * time.Second // what a stream that ends may still take to write
 	presenceRetry  = time.Second
+	clientsBytes   = 1 << 10             // a second that a node may have stored of its clients' networks
+	clientsLeast   = 2 * time.Second     // between two writes, and two messages to nodes
+	clientsTold    = 16 << 10            // bytes a second that a node is told of them
+	clientsAge     = 24 * time.Hour      // how long a node's word on them counts
 	tickEvery      = time.Second         // of the verdicts
 	feedAllEvery   = 15 * time.Second    // unchanged reports, to the Board
 	trafficTimeout = 10 * time.Second    // of keeping one report
@@ -37,6 +41,7 @@ const (
 	reportsMax       = 20_000
 	pathsMax         = 2_000
 	notesMax         = 64
+	directMax        = 10_000    // direct paths that are kept
 	announcementsMax = 512       // prefixes of a node's report
 	bgpSessionsMax   = 128       // sessions of a node's report
 	announceBytesMax = 256 << 10 // of a node's report

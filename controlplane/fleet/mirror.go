@@ -31,7 +31,10 @@ type mirror struct {
 	controllers map[string]controllerRecord
 	health      map[string]*proberHealth // by prober
 	paths       map[model.NodeID]*v1.NodePaths
-	versions    uint64 // the last one given to a proberHealth; never starts again
+	clients     map[model.NodeID]clientsReport
+	direct      map[string]model.DirectWay // by key
+	clientsNews uint64                     // moves with every change of clients
+	versions    uint64                     // the last one given to a proberHealth; never starts again
 }
 
 // proberHealth is all that one prober says.
@@ -53,6 +56,9 @@ func (m *mirror) reset() {
 	m.controllers = map[string]controllerRecord{}
 	m.health = map[string]*proberHealth{}
 	m.paths = map[model.NodeID]*v1.NodePaths{}
+	m.clients = map[model.NodeID]clientsReport{}
+	m.direct = map[string]model.DirectWay{}
+	m.clientsNews++
 }
 
 func (m *mirror) run(ctx context.Context, s *store.Store) error {
@@ -129,6 +135,10 @@ func (m *mirror) put(kv store.KV) error {
 			return err
 		}
 		m.paths[model.NodeID(rest)] = p
+	case clientsPrefix:
+		return m.putClients(model.NodeID(rest), kv.Value)
+	case directPrefix:
+		return m.putDirect(rest, kv.Value)
 	}
 	return nil
 }
@@ -157,12 +167,18 @@ func (m *mirror) delete(key string, now time.Time) {
 		}
 	case pathsPrefix:
 		delete(m.paths, model.NodeID(rest))
+	case clientsPrefix:
+		delete(m.clients, model.NodeID(rest))
+		m.clientsNews++
+	case directPrefix:
+		delete(m.direct, rest)
 	}
 }
 
 // splitKey returns the prefix of a key that says what lies there, and the rest.
 func splitKey(key string) (kind, rest string) {
-	for _, p := range []string{nodesPrefix, connectionsPrefix, controllersPrefix, healthPrefix, pathsPrefix} {
+	for _, p := range []string{nodesPrefix, connectionsPrefix, controllersPrefix, healthPrefix, pathsPrefix,
+		clientsPrefix, directPrefix} {
 		if rest, ok := strings.CutPrefix(key, p); ok {
 			return p, rest
 		}

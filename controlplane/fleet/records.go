@@ -20,6 +20,8 @@ const (
 	controllersPrefix = "fleet/controllers/" // <controller>, leased: controllerRecord
 	healthPrefix      = "fleet/health/"      // <prober>/<group>: v1.HealthReport
 	pathsPrefix       = "fleet/paths/"       // <node>: v1.NodePaths
+	clientsPrefix     = "fleet/clients/"     // <node>: v1.ClientNetworks
+	directPrefix      = "fleet/direct/"      // <region>/<network>: v1.DirectPath
 
 	verdictsPrefix = "verdicts/"
 	// verdictsRevision is written in every transaction that changes a verdict, so its Modified is the

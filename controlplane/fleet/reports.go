@@ -160,7 +160,7 @@ func (x *session) goodbye(ctx context.Context) {
 
 // flush writes what has changed.
 func (x *session) flush(ctx context.Context) error {
-	return errors.Join(x.flushRecord(ctx), x.flushHealth(ctx), x.flushPaths(ctx))
+	return errors.Join(x.flushRecord(ctx), x.flushHealth(ctx), x.flushPaths(ctx), x.flushClients(ctx))
 }
 
 // flushRecord writes the node's record. The first write of a session takes the record over; later ones

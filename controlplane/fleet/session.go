@@ -41,17 +41,20 @@ type session struct {
 	attached bool                     // it is, or was, the node's session
 
 	applied atomic.Uint64 // revision that the node has
+	wants   bool          // what is measured of clients' networks; set before it is written to
 
 	mu      sync.Mutex
 	record  nodeRecord
 	changed bool // record is to be stored
 	reports reports
-	paths   *v1.NodePaths // to be stored; nil: nothing new
+	paths   *v1.NodePaths      // to be stored; nil: nothing new
+	clients *v1.ClientNetworks // to be stored; nil: nothing new
 
 	// Owned by the storing goroutine.
 	wrote       uint64 // revision of the record's last write; 0: not written yet
 	swept       bool   // records of earlier sessions were looked at
 	pathsStored time.Time
+	clientsNext time.Time // not written again before
 }
 
 // read moves messages from the stream to the inbox until the stream ends.
@@ -86,7 +89,13 @@ func (x *session) write(ctx context.Context, has []byte) {
 func (x *session) tell(ctx context.Context, has []byte) error {
 	welcome, err := x.welcome(nil)
 	var sent time.Time
+	var told *knownClients
 	for err == nil {
+		known := x.f.known.Load()
+		if x.wants && known != told && known.message != nil {
+			told, err = known, x.stream.Send(known.message)
+			continue
+		}
 		p := x.f.published.Load()
 		if p.Snapshot != nil && !bytes.Equal(has, p.Hash[:]) && p.Revision() >= x.applied.Load() {
 			has, sent = p.Hash[:], time.Now()
@@ -99,6 +108,7 @@ func (x *session) tell(ctx context.Context, has []byte) error {
 			timer.Stop()
 			return nil
 		case <-p.next:
+		case <-known.next:
 		case ack := <-x.acks:
 			err = x.stream.Send(&v1.ControllerMessage{Body: &v1.ControllerMessage_TrafficAck{TrafficAck: ack}})
 		case <-timer.C:
@@ -214,6 +224,8 @@ func (x *session) take(ctx context.Context, m *v1.NodeMessage) error {
 		x.poke()
 	case *v1.NodeMessage_Paths:
 		x.tookPaths(body.Paths)
+	case *v1.NodeMessage_Clients:
+		x.tookClients(body.Clients)
 	case *v1.NodeMessage_Announce:
 		x.tookAnnouncements(body.Announce)
 	case *v1.NodeMessage_Traffic:

@@ -8,12 +8,13 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/nearcast/nearcast/controlplane/gains"
 	v1 "github.com/nearcast/nearcast/proto/nearcast/v1"
 )
 
 func newSession(t testing.TB) *session {
 	t.Helper()
-	m, err := newMetrics(nil)
+	m, err := newMetrics(nil, func() []gains.Gain { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -220,6 +220,7 @@ func (x *session) greet(ctx context.Context) error {
 		r.AppliedRevision, r.AppliedHash = hello.GetAppliedRevision(), clipHash(hello.GetAppliedHash())
 	})
 	x.applied.Store(hello.GetAppliedRevision())
+	x.wants = hello.GetWantsClients()
 	x.attached = true
 	x.f.attach(x)
 	x.f.streams.Add(3)

@@ -276,6 +276,11 @@ func (f *Fleet) collectGarbage(ctx context.Context, fence store.Fence, p *Publis
 			ops = append(ops, store.Delete(pathsPrefix+string(id)))
 		}
 	}
+	for id := range f.mirror.clients {
+		if p.nodes[id] == nil {
+			ops = append(ops, store.Delete(clientsPrefix+string(id)))
+		}
+	}
 	for prober, h := range f.mirror.health {
 		if p.nodes[model.NodeID(prober)] != nil || prober == health.ControllerProber {
 			continue

@@ -65,6 +65,10 @@ type Config struct {
 	Notes  func() []string
 	// Explain says where a client would be brought, for an operator who asks. It must not block.
 	Explain func(*pb.ExplainSteerRequest) (*pb.ExplainSteerResponse, error)
+	// Clients returns what this node measured of clients' networks. OnClients takes what all nodes did; nil: this
+	// node does not go by it. Neither may block.
+	Clients   func() []model.ClientNetwork
+	OnClients func([]model.ClientNetwork)
 	// Announce returns what this node announces by BGP; AnnounceChanged says that it is another one now.
 	Announce func() *pb.AnnounceReport
 }

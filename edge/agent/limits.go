@@ -29,6 +29,10 @@ const (
 	// pathsInterval is how often paths are reported, and notes looked at.
 	pathsInterval = 10 * time.Second
 
+	// What is measured of clients' networks is reported at most this often, and this many bytes a second.
+	clientsEvery          = 5 * time.Second
+	clientsBytesPerSecond = 4 << 10
+
 	// messageBytesMax bounds one message of a controller: a snapshot and its envelope.
 	messageBytesMax = model.SnapshotBytesMax + 1<<10
 

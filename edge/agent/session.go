@@ -147,6 +147,7 @@ func (s *session) welcome(w *pb.Welcome) {
 func (s *session) sendHello() error {
 	hello := &pb.Hello{
 		Version: s.cfg.Version, Protocol: protocolVersion, Node: model.NodeToProto(s.cfg.Node),
+		WantsClients: s.cfg.OnClients != nil,
 	}
 	if c := s.current.Load(); c != nil {
 		hello.AppliedRevision, hello.AppliedHash = c.revision, c.hash[:]
@@ -172,6 +173,8 @@ func (s *session) read() error {
 			s.explain(body.Explain)
 		case *pb.ControllerMessage_TrafficAck:
 			s.trafficAcked(body.TrafficAck)
+		case *pb.ControllerMessage_Clients:
+			s.clients(body.Clients)
 		}
 	}
 }
@@ -296,7 +299,9 @@ func rejections(err error) []*pb.Rejection {
 
 // write says what there is to say, until the stream ends.
 func (s *session) write(ctx context.Context) error {
-	full, paths := time.NewTicker(healthInterval), time.NewTicker(pathsInterval)
+	full, paths, seen := time.NewTicker(healthInterval), time.NewTicker(pathsInterval), time.NewTicker(clientsEvery)
+	defer seen.Stop()
+	var pace clientsPace
 	defer full.Stop()
 	defer paths.Stop()
 	if err := s.sendHealth(s.allHealth(), true); err != nil {
@@ -337,6 +342,8 @@ func (s *session) write(ctx context.Context) error {
 			err = s.sendHealth(s.allHealth(), true)
 		case <-paths.C:
 			err = s.sendPaths()
+		case now := <-seen.C:
+			err = s.sendClients(&pace, now)
 		}
 		if err != nil {
 			return err

@@ -39,6 +39,7 @@ type answerer struct {
 	bytes   []byte
 	types   []uint16
 
+	at     time.Time  // of the query
 	client netip.Addr // by whom the answer is chosen
 	scope  int        // of the ECS option; -1: the answer does not depend on it
 	ede    int        // extended error; -1: none
@@ -83,6 +84,7 @@ func (a *answerer) answer(out []byte, msg []byte, from netip.Addr, via transport
 		return out
 	}
 	now := a.now()
+	a.at = now
 	known := len(a.q.cookie) > clientCookie && validCookie(a.q.cookie, a.state.Cookies, from, now)
 	limit := tcpSizeMax
 	if via == overUDP {

@@ -14,6 +14,7 @@ type counters struct {
 	udp, tcp                                    atomic.Uint64
 	malformed, truncated, limited, slipped      atomic.Uint64
 	refused, unsent, panics, failed, failedOpen atomic.Uint64
+	trials                                      atomic.Uint64
 	rcodes                                      [24]atomic.Uint64
 	steered                                     [geo.SourceDefault + 1]atomic.Uint64
 	_                                           [64]byte
@@ -84,6 +85,8 @@ func (s *Server) register(r prometheus.Registerer) error {
 			func(c *counters) *atomic.Uint64 { return &c.failed }},
 		{"failed_open_total", "Answers that name nodes although none could take clients.",
 			func(c *counters) *atomic.Uint64 { return &c.failedOpen }},
+		{"trials_total", "Answers that name a site so that its round trip to the client gets measured.",
+			func(c *counters) *atomic.Uint64 { return &c.trials }},
 	} {
 		try(add("nearcast_dns_"+m.name, m.help, nil, m.read))
 	}

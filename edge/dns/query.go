@@ -73,9 +73,18 @@ type ecs struct {
 // drop says that a message gets no answer.
 const drop = -1
 
+// reset forgets the message before. What its arrays hold is overwritten and need not be cleared.
+func (q *query) reset() {
+	q.question, q.name, q.cookie, q.labels = nil, nil, nil, 0
+	q.qtype, q.qclass = 0, 0
+	q.edns, q.size, q.version, q.do, q.co = false, 0, 0, false, false
+	q.nsid, q.keepalive, q.padding, q.tsig = false, false, false, false
+	q.ecs.there, q.ecs.addr, q.ecs.bytes, q.ecs.source, q.ecs.family = false, netip.Addr{}, 0, 0, 0
+}
+
 // parse reads a message. It returns the rcode of what is wrong with it, 0 if nothing is, or drop.
 func (q *query) parse(b []byte) int {
-	*q = query{lower: q.lower, starts: q.starts}
+	q.reset()
 	if len(b) < headerBytes {
 		return drop
 	}

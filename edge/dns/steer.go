@@ -6,6 +6,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/nearcast/nearcast/edge/geo"
 	"github.com/nearcast/nearcast/edge/zone"
 )
 
@@ -41,11 +42,15 @@ func (a *answerer) addresses(st *zone.Steered, v6 bool) *zone.RRSet {
 	if e := &a.q.ecs; e.addr.IsValid() && !a.state.Steer.IgnoreECS() {
 		a.client = e.addr
 	}
+	a.geo.Slot = geo.SlotAt(a.at)
 	c := a.state.Steer.Choose(pool, a.client, v6, &a.geo)
 	if e := &a.q.ecs; e.addr.IsValid() && a.client == e.addr && c.Scope > a.scope {
 		a.scope = c.Scope
 	}
 	a.count.steered[c.Source].Add(1)
+	if c.Trial {
+		a.count.trials.Add(1)
+	}
 	if c.Open {
 		a.count.failedOpen.Add(1)
 	}

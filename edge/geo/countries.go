@@ -3,6 +3,7 @@ package geo
 import (
 	"fmt"
 	"strings"
+	"sync"
 )
 
 // countryCentres are the middles of countries, rounded: by ISO 3166-1 alpha-2, degrees north and east.
@@ -37,8 +38,8 @@ UA 49 32;UG 1 32;US 38 -97;UY -33 -56;UZ 41 64;VA 41.9 12.5;VC 13.3 -61.2;VE 8 -
 VI 18.3 -64.9;VN 16 106;VU -16 167;WF -13.3 -176.2;WS -13.6 -172.3;XK 42.6 20.9;YE 15 48;
 YT -12.8 45.2;ZA -29 24;ZM -15 30;ZW -20 30`
 
-// centres reads countryCentres.
-func centres() map[string]point {
+// centres reads countryCentres, once; nobody may change what it returns.
+var centres = sync.OnceValue(func() map[string]point {
 	m := make(map[string]point, 250)
 	for e := range strings.SplitSeq(strings.ReplaceAll(countryCentres, "\n", ""), ";") {
 		var code string
@@ -49,4 +50,4 @@ func centres() map[string]point {
 		m[code] = pointAt(lat, lon)
 	}
 	return m
-}
+})

@@ -83,28 +83,39 @@ func (d *Database) Lookup(a netip.Addr) (l Location, scope int) {
 	if d == nil {
 		return l, 0
 	}
-	for _, r := range d.readers {
-		if a.Is6() && r.Metadata.IPVersion == 4 {
+	for i, r := range d.readers {
+		offset, bits, ok := find(r, a)
+		scope = max(scope, bits)
+		if !ok {
 			continue
 		}
-		found := r.Lookup(a)
-		if found.Err() != nil {
-			continue
-		}
-		scope = max(scope, prefixBits(found.Prefix(), a))
-		if !found.Found() {
-			continue
-		}
-		var rec record
-		if found.Decode(&rec) != nil {
-			continue
-		}
-		l.merge(&rec)
+		l.merge(d.read(i, offset))
 		if l.Placed {
 			break
 		}
 	}
 	return l, scope
+}
+
+// find returns where in a file's data an address is described, and for how long a prefix.
+func find(r *maxminddb.Reader, a netip.Addr) (offset uintptr, bits int, ok bool) {
+	if a.Is6() && r.Metadata.IPVersion == 4 {
+		return 0, 0, false
+	}
+	found := r.Lookup(a)
+	if found.Err() != nil {
+		return 0, 0, false
+	}
+	return found.Offset(), prefixBits(found.Prefix(), a), found.Found()
+}
+
+// read decodes a record of file i.
+func (d *Database) read(i int, offset uintptr) (l Location) {
+	var rec record
+	if d.readers[i].LookupOffset(offset).Decode(&rec) == nil {
+		l.take(&rec)
+	}
+	return l
 }
 
 // prefixBits is the length of a network in the family of a: IPv4 lies under ::/96 in some files.
@@ -118,11 +129,20 @@ func prefixBits(p netip.Prefix, a netip.Addr) int {
 	return p.Bits()
 }
 
-func (l *Location) merge(rec *record) {
+// merge adds what another file knows.
+func (l *Location) merge(o Location) {
 	if l.Country == "" {
-		if l.Country = rec.Country.ISOCode; l.Country == "" {
-			l.Country = rec.CountryCode
-		}
+		l.Country = o.Country
+	}
+	if !l.Placed && o.Placed {
+		l.Latitude, l.Longitude, l.Placed = o.Latitude, o.Longitude, true
+	}
+}
+
+// take reads a record.
+func (l *Location) take(rec *record) {
+	if l.Country = rec.Country.ISOCode; l.Country == "" {
+		l.Country = rec.CountryCode
 	}
 	lat, lon := rec.Location.Latitude, rec.Location.Longitude
 	if lat == nil || lon == nil {

@@ -138,8 +138,8 @@ func TestWeights(t *testing.T) {
 // TestMeasured: measured round trips come before what is only guessed.
 func TestMeasured(t *testing.T) {
 	sites := []model.Site{{Name: "a", Latitude: 50, Longitude: 8}, {Name: "b", Latitude: 1, Longitude: 103}}
-	m := NewMap(sites, model.Steering{}, nil, []NetworkRTT{{Prefix: netip.MustParsePrefix("198.51.100.0/24"),
-		Sites: []SiteRTT{{"b", 20 * time.Millisecond}, {"a", 180 * time.Millisecond}}}})
+	known := []model.ClientNetwork{measured("198.51.100.0/24", "b", 20, "a", 180)}
+	m := NewMap(sites, model.Steering{}, nil, known)
 	s := new(Scratch)
 	if j := m.judge(netip.MustParseAddr("198.51.100.9"), s); j.source != SourceRTT || s.scores[1] >= s.scores[0] || j.scope != 24 {
 		t.Errorf("%+v %v", j, s.scores)
@@ -147,6 +147,20 @@ func TestMeasured(t *testing.T) {
 	if j := m.judge(netip.MustParseAddr("198.51.101.9"), s); j.source != SourceDefault || s.scores[0] >= s.scores[1] {
 		t.Errorf("%+v %v", j, s.scores)
 	}
+	m = NewMap(sites, model.Steering{IgnoreRTT: true}, nil, known)
+	if j := m.judge(netip.MustParseAddr("198.51.100.9"), s); j.source != SourceDefault {
+		t.Errorf("round trips that shall be ignored: %+v", j)
+	}
+}
+
+// measured is a network with round trips in milliseconds to sites.
+func measured(prefix string, pairs ...any) model.ClientNetwork {
+	n := model.ClientNetwork{Prefix: netip.MustParsePrefix(prefix)}
+	for i := 0; i < len(pairs); i += 2 {
+		n.Sites = append(n.Sites, model.ClientSite{Site: model.SiteName(pairs[i].(string)), Samples: 9,
+			RTT: time.Duration(pairs[i+1].(int)) * time.Millisecond})
+	}
+	return n
 }
 
 func TestCentres(t *testing.T) {

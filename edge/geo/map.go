@@ -26,18 +26,6 @@ func (s Source) String() string {
 	return [...]string{"none", "network", "rtt", "place", "country", "default"}[min(s, SourceDefault)]
 }
 
-// SiteRTT is what a site's nodes measured towards a network.
-type SiteRTT struct {
-	Site model.SiteName
-	RTT  time.Duration
-}
-
-// NetworkRTT is what is measured towards a client network.
-type NetworkRTT struct {
-	Prefix netip.Prefix
-	Sites  []SiteRTT
-}
-
 // site is a site as answers see it.
 type site struct {
 	name   model.SiteName
@@ -55,7 +43,9 @@ type Map struct {
 	rtt      trie
 	measured [][]siteRTT // by the values of rtt
 	db       *Database
-	country  map[string]point
+	centres  map[string]point     // of countries; nil without databases
+	country  map[string][]float64 // great circles from there to each site
+	defaults []float64            // scores for clients about whom nothing is known
 }
 
 type siteRTT struct {
@@ -63,12 +53,9 @@ type siteRTT struct {
 	ms   float64
 }
 
-// NewMap works out what is known. db may be nil.
-func NewMap(sites []model.Site, s model.Steering, db *Database, rtts []NetworkRTT) *Map {
+// NewMap works out what is known. db may be nil; of clients the round trips count.
+func NewMap(sites []model.Site, s model.Steering, db *Database, clients []model.ClientNetwork) *Map {
 	m := &Map{db: db, fallback: 0}
-	if db != nil {
-		m.country = centres()
-	}
 	weights := map[model.SiteName]int{}
 	for _, w := range s.Weights {
 		weights[w.Site] = w.Percent
@@ -85,14 +72,18 @@ func NewMap(sites []model.Site, s model.Steering, db *Database, rtts []NetworkRT
 	}
 	slices.SortFunc(m.sites, func(a, b site) int { return cmp.Compare(a.name, b.name) })
 	m.fallback = max(m.index(s.DefaultSite), 0)
+	m.distant()
 	for _, n := range s.Networks {
 		m.rules.insert(n.Prefix, len(m.ruleSite))
 		m.ruleSite = append(m.ruleSite, int32(m.index(n.Site)))
 	}
-	for _, n := range rtts {
+	if s.IgnoreRTT {
+		clients = nil
+	}
+	for _, n := range clients {
 		var list []siteRTT
 		for _, r := range n.Sites {
-			if i := m.index(r.Site); i >= 0 {
+			if i := m.index(r.Site); i >= 0 && r.RTT > 0 {
 				list = append(list, siteRTT{int32(i), float64(r.RTT) / float64(time.Millisecond)})
 			}
 		}
@@ -102,6 +93,26 @@ func NewMap(sites []model.Site, s model.Steering, db *Database, rtts []NetworkRT
 		}
 	}
 	return m
+}
+
+// distant works out once what does not depend on the client.
+func (m *Map) distant() {
+	if m.db != nil {
+		m.centres, m.country = centres(), map[string][]float64{}
+		for code, at := range m.centres {
+			m.country[code] = m.distances(at)
+		}
+	}
+	for i, s := range m.sites {
+		switch {
+		case i == m.fallback:
+			m.defaults = append(m.defaults, 0.5*defaultScore)
+		case s.placed:
+			m.defaults = append(m.defaults, defaultScore+unknownWorse*m.sites[m.fallback].at.chord(s.at))
+		default:
+			m.defaults = append(m.defaults, defaultScore+unknownWorse*4) // as if it were at the antipodes
+		}
+	}
 }
 
 // index returns a site's index, or -1.
@@ -115,11 +126,15 @@ func (m *Map) index(name model.SiteName) int {
 
 // Scratch is the working memory of one goroutine's choices.
 type Scratch struct {
+	// Slot is the present stretch of time, by which trials take turns; 0: there are none.
+	Slot uint64
+
 	scores []float64 // estimated round trip to each site, milliseconds
 	km     []float64 // great circle to each site; negative: unknown
 	rtt    []float64 // measured round trip; negative: none
 	list   []netip.Addr
 	ranked []ranked
+	places places
 }
 
 // judgement is what a Map knows for one client; the scores are in the scratch.
@@ -128,6 +143,8 @@ type judgement struct {
 	scope  int // length of the network for which all of it is so
 	forced int // site by the operator's networks; -1: none
 	where  Location
+	// measured says that a round trip to some site is known.
+	measured bool
 }
 
 // judge fills s.scores. Lower is better; every site has a finite score.
@@ -144,36 +161,21 @@ func (m *Map) judge(client netip.Addr, s *Scratch) judgement {
 	}
 	known, scope := m.rtt.find(client)
 	j.scope = max(j.scope, scope)
-	from, ok := m.locate(client, &j)
-	if !ok {
-		if n > 0 {
-			from = m.sites[m.fallback].at
-		}
-	}
+	km := m.near(client, &j, s)
 	for i := range m.sites {
 		s.rtt[i], s.km[i] = -1, -1
-		chord := from.chord(m.sites[i].at)
-		s.scores[i] = chord * unknownWorse
-		if !m.sites[i].placed {
+		switch {
+		case km == nil:
+			s.scores[i] = m.defaults[i]
+		case m.sites[i].placed:
+			s.km[i], s.scores[i] = km[i], km[i]*rttPerKilometre
+		default:
 			s.scores[i] = 4 * unknownWorse // as if it were at the antipodes
-		}
-		if ok {
-			if m.sites[i].placed {
-				s.km[i] = kilometres(chord)
-				s.scores[i] = s.km[i] * rttPerKilometre
-			}
-			continue
-		}
-		if i == m.fallback {
-			s.scores[i] = 0.5 * defaultScore
-		} else {
-			s.scores[i] += defaultScore
 		}
 	}
 	if known >= 0 {
-		for _, r := range m.measured[known] {
-			s.scores[r.site], s.rtt[r.site] = r.ms, r.ms
-		}
+		j.measured = true
+		m.measure(m.measured[known], km != nil, s)
 	}
 	if j.forced >= 0 {
 		s.scores[j.forced] = math.Inf(-1)
@@ -190,6 +192,27 @@ func (m *Map) judge(client netip.Addr, s *Scratch) judgement {
 		}
 	}
 	return j
+}
+
+// measure replaces guesses by what is measured. What a client's own line costs is in every round trip to it
+// and in no distance: guesses for the other sites, if there are real ones, are made longer by the least that
+// a measured one exceeds its guess by.
+func (m *Map) measure(known []siteRTT, placed bool, s *Scratch) {
+	line := math.Inf(1)
+	for _, r := range known {
+		if s.km[r.site] >= 0 {
+			line = min(line, r.ms-s.scores[r.site])
+		}
+		s.rtt[r.site] = r.ms
+	}
+	for i := range s.scores {
+		switch {
+		case s.rtt[i] >= 0:
+			s.scores[i] = s.rtt[i]
+		case placed && s.km[i] >= 0 && line > 0 && !math.IsInf(line, 1):
+			s.scores[i] += line
+		}
+	}
 }
 
 const (
@@ -211,7 +234,7 @@ func (m *Map) locate(client netip.Addr, j *judgement) (point, bool) {
 		j.source = SourcePlace
 		return pointAt(where.Latitude, where.Longitude), true
 	}
-	if p, ok := m.country[where.Country]; ok {
+	if p, ok := m.centres[where.Country]; ok {
 		j.source = SourceCountry
 		return p, true
 	}

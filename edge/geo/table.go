@@ -16,6 +16,7 @@ type Table struct {
 	ttl          time.Duration
 	addressesMax int
 	ignoreECS    bool
+	explore      uint64 // trials in 1,000 stretches of time of a network
 }
 
 // Pool is a node pool as answers see it.
@@ -39,6 +40,9 @@ func Compile(m *Map, s *model.Snapshot, why func(*model.Node) string) *Table {
 	steering := s.Steering.OrDefault()
 	t := &Table{m: m, pools: map[model.PoolName]*Pool{}, ttl: steering.TTL,
 		addressesMax: steering.AddressesMax, ignoreECS: steering.IgnoreECS}
+	if !steering.ExploreOff && !steering.IgnoreRTT {
+		t.explore = uint64(steering.ExplorePercent) * 10
+	}
 	reasons := make(map[model.NodeID]string, len(s.Nodes))
 	for i := range s.Nodes {
 		reasons[s.Nodes[i].ID] = why(&s.Nodes[i])
@@ -101,6 +105,7 @@ type Choice struct {
 	Site   model.SiteName
 	Open   bool // nobody was usable, so all are answered
 	Second bool // the client's best site could not be used
+	Trial  bool // another site is named, so that the round trip to it gets measured
 }
 
 const (
@@ -132,8 +137,13 @@ func (t *Table) Choose(p *Pool, client netip.Addr, v6 bool, s *Scratch) Choice {
 			c.Second = true
 		}
 	}
+	if !c.Open && !c.Second && j.measured && j.forced < 0 {
+		if other := t.trial(by, client, best, s); other >= 0 {
+			best, c.Trial = other, true
+		}
+	}
 	c.Site = t.m.sites[best].name
-	if c.Second || c.Open {
+	if c.Second || c.Open || c.Trial {
 		c.TTL = min(c.TTL, secondTTL)
 	}
 	c.Addrs = by[best]

@@ -3,6 +3,7 @@ package pump
 import (
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"syscall"
@@ -153,6 +154,9 @@ type Progress struct {
 	SegmentsIn  uint32 // with or without bytes; they wrap around after 2^32
 	SegmentsOut uint32
 	Stamped     bool // each has a timestamp, 12 bytes of options
+
+	RTT  time.Duration // smallest of the last minutes; 0: none was measured
+	Busy time.Duration // time in which there was something to send
 }
 
 // tcpiOptTimestamps is TCPI_OPT_TIMESTAMPS of linux/tcp.h.
@@ -167,8 +171,17 @@ func (s *Socket) Progress() (p Progress, ok bool) {
 				In: info.Bytes_received, Out: info.Bytes_acked, Dead: info.State == unix.BPF_TCP_CLOSE,
 				Sent: info.Bytes_sent, SegmentsIn: info.Segs_in, SegmentsOut: info.Segs_out,
 				Stamped: info.Options&tcpiOptTimestamps != 0,
+				RTT:     smallestRTT(info.Min_rtt), Busy: time.Duration(info.Busy_time) * time.Microsecond,
 			}, true
 		}
 	})
 	return p, ok
+}
+
+// smallestRTT converts TCP_INFO's, which is all ones before the first sample.
+func smallestRTT(microseconds uint32) time.Duration {
+	if microseconds == math.MaxUint32 {
+		return 0
+	}
+	return time.Duration(microseconds) * time.Microsecond
 }

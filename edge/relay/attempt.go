@@ -58,6 +58,7 @@ func (a *attempt) Opened(r wire.OpenResult) {
 		a.answer = answerOpen
 		f.account.Via(meter.Path{Endpoint: r.EndpointAddr, Source: r.Source})
 		f.account.Serve(a.group.Group)
+		f.region, f.gateway, f.open = a.group.Group.Region, a.gateway, time.Since(a.begun)
 		f.cond.Broadcast()
 		f.t.opening.Remove(&a.Entry)
 		f.t.metrics.opened.Observe(time.Since(a.begun).Seconds())

@@ -7,9 +7,11 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nearcast/nearcast/edge/backbone"
+	"github.com/nearcast/nearcast/edge/clients"
 	"github.com/nearcast/nearcast/edge/flow"
 	"github.com/nearcast/nearcast/edge/gateway"
 	"github.com/nearcast/nearcast/edge/meter"
@@ -38,13 +40,17 @@ type tcpFlow struct {
 	entered  time.Time
 	early    early
 	account  meter.Account
+	told     atomic.Bool // Config.Saw was
 
 	mu          sync.Mutex // before Pair.mu; held briefly
 	cond        sync.Cond  // the attempt has got an answer, or the flow is over
 	now         *attempt   // under way, or the one that was served; nil: none
 	splice      *pump.Splice
-	interrupted bool // reading is
-	local       bool // the Gateway counts it
+	interrupted bool             // reading is
+	local       bool             // the Gateway counts it
+	region      model.RegionName // that took it; "": none yet
+	gateway     model.NodeID     // through which; "": this node
+	open        time.Duration    // how long that took
 	over        bool
 
 	// The idle sweep's own.
@@ -299,7 +305,7 @@ func after(code wire.OpenCode) outcome {
 
 // serveHere connects the flow to an endpoint from this node, without the backbone.
 func (f *tcpFlow) serveHere(t *steer.Table, c *steer.Candidate) outcome {
-	o := openFor(t, f.tuple, c)
+	o, begun := openFor(t, f.tuple, c), time.Now()
 	conn, _, err := f.t.cfg.Gateway.DialLocal(f.t.ctx, &o)
 	if err != nil {
 		code := codeOf(err)
@@ -314,6 +320,7 @@ func (f *tcpFlow) serveHere(t *steer.Table, c *steer.Candidate) outcome {
 		return ended
 	}
 	f.local = true // Ended gives it back
+	f.region, f.open = c.Group.Region, time.Since(begun)
 	f.account.Via(meter.Path{Endpoint: addrPort(conn.RemoteAddr()), Source: addrPort(conn.LocalAddr())})
 	f.account.Serve(c.Group)
 	if f.interrupted {
@@ -400,8 +407,26 @@ func (f *tcpFlow) Ended(end pump.End) {
 	}
 	f.t.metrics.ended.WithLabelValues(end.Cause.String(), end.Reason.String()).Inc()
 	f.account.Close(sampleOf(end.Progress), endingOf(end))
+	f.tell(end.Progress)
 	f.t.metrics.in.Add(float64(end.Progress.In))
 	f.t.metrics.out.Add(float64(end.Progress.Out))
+}
+
+// tell says what the flow saw, if nobody was told yet.
+func (f *tcpFlow) tell(p pump.Progress) {
+	if f.t.cfg.Saw == nil || f.proxied || p.RTT == 0 || f.told.Swap(true) {
+		return
+	}
+	x := clients.Sight{Client: f.tuple.Src.Addr(), RTT: p.RTT, Sent: p.Out, Busy: p.Busy}
+	f.mu.Lock()
+	x.Region, x.Open = f.region, f.open
+	gateway := f.gateway
+	f.mu.Unlock()
+	if gateway != "" {
+		peer, _ := f.t.cfg.Pool.Peer(gateway)
+		x.Backbone = peer.RTT
+	}
+	f.t.cfg.Saw(x)
 }
 
 // endingOf says in the words of the counts who ended a flow.

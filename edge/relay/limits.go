@@ -24,6 +24,8 @@ const (
 	earlySmall = 4<<10 + 512 // also the longest PROXY header
 	earlyMax   = 64 << 10
 
+	tellAfter = time.Minute // a flow that lasts says by then what it saw
+
 	idleSweepEvery = time.Second
 	idleChecks     = 8 // looks at a flow per idle timeout: the timeout is exact to an eighth
 

@@ -26,6 +26,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/nearcast/nearcast/edge/backbone"
+	"github.com/nearcast/nearcast/edge/clients"
 	"github.com/nearcast/nearcast/edge/flow"
 	"github.com/nearcast/nearcast/edge/gateway"
 	"github.com/nearcast/nearcast/edge/listen"
@@ -61,6 +62,10 @@ type Config struct {
 
 	// Meter counts the traffic of each listener and group. nil: one that nobody reads.
 	Meter *meter.Meter
+
+	// Saw is told what each TCP flow saw of its client and its way, once, at its end or when it has lasted a
+	// while; not of flows whose client speaks for others (PROXY protocol). It must not block. nil: nobody.
+	Saw func(clients.Sight)
 
 	// OnOverload is told how many new connections may wait while this node is overloaded, and 0 when it
 	// is not any more (see package overload). It must not block. nil: nobody.

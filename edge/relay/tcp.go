@@ -88,6 +88,9 @@ func (t *TCP) Fold() {
 	t.flows.Each(func(f *tcpFlow) {
 		if p, ok := f.Progress(); ok {
 			f.account.Fold(sampleOf(p))
+			if time.Since(f.entered) > tellAfter {
+				f.tell(p)
+			}
 		}
 	})
 }

@@ -19,6 +19,8 @@ const (
 	SteeringTTLMin              = time.Second
 	SteeringTTLMax              = 24 * time.Hour
 	SteeringAddressesMax        = 16
+	DefaultExplorePercent       = 2 // a site that nobody expects to be near costs 2 % of a network's clients a try
+	ExplorePercentMax           = 50
 )
 
 // ZoneName is the name of a zone: lower case, without the final dot.
@@ -111,6 +113,12 @@ type Steering struct {
 	IgnoreECS    bool
 	NameServers  []string
 	Revision     uint64
+
+	// ExplorePercent of a client network's answers name a site whose round trip to it is not known and may
+	// be shorter, so that it gets measured; none with ExploreOff.
+	ExplorePercent int
+	ExploreOff     bool
+	IgnoreRTT      bool // measured round trips decide nothing
 }
 
 // Clone returns a copy that shares nothing with z.
@@ -129,6 +137,9 @@ func (s Steering) OrDefault() Steering {
 	}
 	if s.AddressesMax == 0 {
 		s.AddressesMax = DefaultSteeringAddressesMax
+	}
+	if s.ExplorePercent == 0 {
+		s.ExplorePercent = DefaultExplorePercent
 	}
 	return s
 }
@@ -232,6 +243,9 @@ func (s *Steering) check(c check) {
 	}
 	if s.AddressesMax < 1 || s.AddressesMax > SteeringAddressesMax {
 		c.wrong("addresses_max", "is %d; use 1 to %d", s.AddressesMax, SteeringAddressesMax)
+	}
+	if s.ExplorePercent < 0 || s.ExplorePercent > ExplorePercentMax { // 0: an older controller's
+		c.wrong("explore_percent", "is %d; use 1 to %d, or explore_off", s.ExplorePercent, ExplorePercentMax)
 	}
 	if c.count("networks", len(s.Networks), SteeringNetworksMax) {
 		seen := make(map[netip.Prefix]bool, len(s.Networks))
@@ -402,9 +416,13 @@ func steeringFrom(c check, p *pb.Steering) Steering {
 		DefaultSite: SiteName(p.GetDefaultSite()), IgnoreECS: p.GetIgnoreEcs(), Revision: p.GetRevision(),
 		NameServers: listFrom(c, "name_servers", p.GetNameServers(), NameServersMax,
 			func(_ check, _ string, n string) string { return domainFrom(n) }),
+		ExplorePercent: int(min(p.GetExplorePercent(), 1<<30)), ExploreOff: p.GetExploreOff(), IgnoreRTT: p.GetIgnoreRtt(),
 	}
 	if s.AddressesMax == 0 {
 		s.AddressesMax = DefaultSteeringAddressesMax
+	}
+	if s.ExplorePercent == 0 {
+		s.ExplorePercent = DefaultExplorePercent
 	}
 	return s
 }
@@ -414,6 +432,7 @@ func SteeringToProto(s Steering) *pb.Steering {
 	p := &pb.Steering{
 		Ttl: durationpb.New(s.TTL), AddressesMax: uint32(s.AddressesMax), DefaultSite: string(s.DefaultSite),
 		IgnoreEcs: s.IgnoreECS, Revision: s.Revision,
+		ExplorePercent: uint32(s.ExplorePercent), ExploreOff: s.ExploreOff, IgnoreRtt: s.IgnoreRTT,
 	}
 	p.NameServers = append(p.NameServers, s.NameServers...)
 	for _, n := range s.Networks {

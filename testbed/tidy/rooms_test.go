@@ -32,6 +32,7 @@ edge/udpio:              edge/pace
 edge/datagram:           proto/wire edge/udpio
 edge/steer:              proto/model edge/flow
 edge/meter:              proto/model edge/steer
+edge/clients:            proto/model
 edge/listen:             proto/model edge/flow edge/udpio bpf/dispatch
 edge/kernel:             proto/model bpf/dispatch bpf/tune bpf/guard
 edge/flowlog:            proto/model edge/meter
@@ -40,7 +41,7 @@ edge/proxyproto:
 edge/pump:               proto/wire edge/backbone
 edge/overload:
 edge/gateway:            proto/model proto/wire edge/flow edge/udpio edge/steer edge/backbone edge/proxyproto edge/overload edge/pump
-edge/relay:              proto/model proto/wire edge/flow edge/udpio edge/steer edge/listen edge/backbone edge/proxyproto edge/overload edge/pump edge/gateway edge/meter
+edge/relay:              proto/model proto/wire edge/flow edge/udpio edge/steer edge/listen edge/backbone edge/proxyproto edge/overload edge/pump edge/gateway edge/meter edge/clients
 edge/probe:              proto/model
 edge/mesh:               proto/model
 edge/zone:               proto/model proto/zonefile
@@ -56,11 +57,12 @@ controlplane/store:
 controlplane/byoip:
 controlplane/catalog:    proto/model proto/zonefile proto/nearcast/v1 controlplane/store controlplane/byoip
 controlplane/health:     proto/model
+controlplane/gains:      proto/model
 controlplane/snapshot:   proto/model controlplane/catalog controlplane/health
 controlplane/access:     proto/model proto/nearcast/v1 proto/identity controlplane/store controlplane/catalog
 controlplane/enroll:     proto/model proto/nearcast/v1 proto/identity controlplane/store controlplane/catalog
-controlplane/fleet:      proto/model proto/nearcast/v1 proto/identity controlplane/store controlplane/catalog controlplane/health controlplane/snapshot controlplane/access controlplane/enroll
-controlplane/admin:      proto/model proto/zonefile proto/nearcast/v1 proto/identity controlplane/store controlplane/catalog controlplane/byoip controlplane/health controlplane/access controlplane/fleet controlplane/enroll
+controlplane/fleet:      proto/model proto/nearcast/v1 proto/identity controlplane/store controlplane/catalog controlplane/health controlplane/gains controlplane/snapshot controlplane/access controlplane/enroll
+controlplane/admin:      proto/model proto/zonefile proto/nearcast/v1 proto/identity controlplane/store controlplane/catalog controlplane/byoip controlplane/health controlplane/gains controlplane/access controlplane/fleet controlplane/enroll
 controlplane/series:     proto/model proto/nearcast/v1 controlplane/store
 controlplane/awsapi:     proto/model proto/nearcast/v1 proto/identity controlplane/catalog controlplane/byoip controlplane/access controlplane/series
 controlplane:            proto/* controlplane/*
@@ -68,11 +70,15 @@ controlplane:            proto/* controlplane/*
 cmd/nearcast-edge:       edge edge/kernel edge/handover proto/* edge/flowlog
 cmd/nearcast-controller: controlplane proto/*
 cmd/nearcast/manifest:   proto/model proto/nearcast/v1
-cmd/nearcast:            proto/* cmd/nearcast/manifest
+cmd/nearcast/measure:
+cmd/nearcast/plot:
+cmd/nearcast/gainreport: proto/nearcast/v1 cmd/nearcast/manifest cmd/nearcast/plot
+cmd/nearcast:            proto/* cmd/nearcast/manifest cmd/nearcast/measure cmd/nearcast/gainreport
 
 testbed/netns:
 testbed/wan:             testbed/netns
 testbed/load:
+testbed/mmdb:
 testbed/world:           proto/* testbed/netns testbed/wan testbed/load
 testbed/bench:           testbed/netns testbed/wan testbed/load testbed/world
 testbed/tidy:

@@ -36,11 +36,20 @@ func (w *World) CLIVia(ctx context.Context, n int, args ...string) (string, erro
 
 // CLIAt is CLI through the controller on a host.
 func (w *World) CLIAt(ctx context.Context, host string, args ...string) (string, error) {
+	return w.cli(ctx, controllerName(0), host, args...)
+}
+
+// CLIFrom is CLI on a host of the world, through the first controller.
+func (w *World) CLIFrom(ctx context.Context, host string, args ...string) (string, error) {
+	return w.cli(ctx, host, controllerName(0), args...)
+}
+
+func (w *World) cli(ctx context.Context, from, host string, args ...string) (string, error) {
 	server := netip.AddrPortFrom(w.hosts[host].V4, portController).String()
 	args = append([]string{"--server", server}, args...)
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	cmd := w.Fabric.NS(controllerName(0)).Cmd(ctx, filepath.Join(w.opt.Bin, "nearcast"), args...)
+	cmd := w.Fabric.NS(from).Cmd(ctx, filepath.Join(w.opt.Bin, "nearcast"), args...)
 	cmd.Env = append(os.Environ(), "NEARCAST_CONTEXTS="+w.ContextFile())
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr

@@ -29,8 +29,8 @@ func (w *World) CityNetwork(city string) netip.Prefix {
 	return p
 }
 
-// configureSteering says which networks are near which site, as an operator would.
-func (w *World) configureSteering(ctx context.Context) error {
+// ConfigureSteering says which networks are near which site, as an operator would.
+func (w *World) ConfigureSteering(ctx context.Context) error {
 	var networks []string
 	for _, c := range w.Spec.Cities {
 		networks = append(networks, fmt.Sprintf("%v=%s", w.CityNetwork(c.Name), c.Site))

@@ -315,7 +315,7 @@ func (w *World) configurePlaces(ctx context.Context) error {
 		}
 	}
 	if w.Spec.nodePool() {
-		return w.configureSteering(ctx)
+		return w.ConfigureSteering(ctx)
 	}
 	return nil
 }

@@ -2817,7 +2817,7 @@ var File_nearcast_v1_admin_proto protoreflect.FileDescriptor
 
 const file_nearcast_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x17nearcast/v1/admin.proto\x12\vnearcast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1anearcast/v1/announce.proto\x1a\x15nearcast/v1/dns.proto\x1a\x16nearcast/v1/node.proto\x1a\x1bnearcast/v1/resources.proto\"\x1c\n" +
+	"\x17nearcast/v1/admin.proto\x12\vnearcast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1anearcast/v1/announce.proto\x1a\x15nearcast/v1/dns.proto\x1a\x17nearcast/v1/gains.proto\x1a\x16nearcast/v1/node.proto\x1a\x1bnearcast/v1/resources.proto\"\x1c\n" +
 	"\n" +
 	"GetRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"a\n" +
@@ -3005,7 +3005,7 @@ const file_nearcast_v1_admin_proto_rawDesc = "" +
 	"\x06leader\x18\x04 \x01(\bR\x06leader\"n\n" +
 	"\x11ListAuditResponse\x121\n" +
 	"\aentries\x18\x01 \x03(\v2\x17.nearcast.v1.AuditEntryR\aentries\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xad+\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xc6,\n" +
 	"\fAdminService\x12T\n" +
 	"\x11CreateAccelerator\x12%.nearcast.v1.CreateAcceleratorRequest\x1a\x18.nearcast.v1.Accelerator\x12C\n" +
 	"\x0eGetAccelerator\x12\x17.nearcast.v1.GetRequest\x1a\x18.nearcast.v1.Accelerator\x12S\n" +
@@ -3060,7 +3060,9 @@ const file_nearcast_v1_admin_proto_rawDesc = "" +
 	"\vRollZoneKey\x12\x1f.nearcast.v1.RollZoneKeyRequest\x1a\x11.nearcast.v1.Zone\x12<\n" +
 	"\vGetSteering\x12\x16.google.protobuf.Empty\x1a\x15.nearcast.v1.Steering\x12K\n" +
 	"\x0eUpdateSteering\x12\".nearcast.v1.UpdateSteeringRequest\x1a\x15.nearcast.v1.Steering\x12S\n" +
-	"\fExplainSteer\x12 .nearcast.v1.ExplainSteerRequest\x1a!.nearcast.v1.ExplainSteerResponse\x125\n" +
+	"\fExplainSteer\x12 .nearcast.v1.ExplainSteerRequest\x1a!.nearcast.v1.ExplainSteerResponse\x12J\n" +
+	"\tListGains\x12\x1d.nearcast.v1.ListGainsRequest\x1a\x1e.nearcast.v1.ListGainsResponse\x12K\n" +
+	"\rSetDirectPath\x12!.nearcast.v1.SetDirectPathRequest\x1a\x17.nearcast.v1.DirectPath\x125\n" +
 	"\aGetNode\x12\x17.nearcast.v1.GetRequest\x1a\x11.nearcast.v1.Node\x12E\n" +
 	"\tListNodes\x12\x18.nearcast.v1.ListRequest\x1a\x1e.nearcast.v1.ListNodesResponse\x12?\n" +
 	"\n" +
@@ -3189,15 +3191,19 @@ var file_nearcast_v1_admin_proto_goTypes = []any{
 	(*emptypb.Empty)(nil),              // 75: google.protobuf.Empty
 	(*UpdateSteeringRequest)(nil),      // 76: nearcast.v1.UpdateSteeringRequest
 	(*ExplainSteerRequest)(nil),        // 77: nearcast.v1.ExplainSteerRequest
-	(*CreateBgpPeerRequest)(nil),       // 78: nearcast.v1.CreateBgpPeerRequest
-	(*SetAnnouncingRequest)(nil),       // 79: nearcast.v1.SetAnnouncingRequest
-	(*Zone)(nil),                       // 80: nearcast.v1.Zone
-	(*ListZonesResponse)(nil),          // 81: nearcast.v1.ListZonesResponse
-	(*Steering)(nil),                   // 82: nearcast.v1.Steering
-	(*ExplainSteerResponse)(nil),       // 83: nearcast.v1.ExplainSteerResponse
-	(*ListBgpPeersResponse)(nil),       // 84: nearcast.v1.ListBgpPeersResponse
-	(*ListAnnouncementsResponse)(nil),  // 85: nearcast.v1.ListAnnouncementsResponse
-	(*Snapshot)(nil),                   // 86: nearcast.v1.Snapshot
+	(*ListGainsRequest)(nil),           // 78: nearcast.v1.ListGainsRequest
+	(*SetDirectPathRequest)(nil),       // 79: nearcast.v1.SetDirectPathRequest
+	(*CreateBgpPeerRequest)(nil),       // 80: nearcast.v1.CreateBgpPeerRequest
+	(*SetAnnouncingRequest)(nil),       // 81: nearcast.v1.SetAnnouncingRequest
+	(*Zone)(nil),                       // 82: nearcast.v1.Zone
+	(*ListZonesResponse)(nil),          // 83: nearcast.v1.ListZonesResponse
+	(*Steering)(nil),                   // 84: nearcast.v1.Steering
+	(*ExplainSteerResponse)(nil),       // 85: nearcast.v1.ExplainSteerResponse
+	(*ListGainsResponse)(nil),          // 86: nearcast.v1.ListGainsResponse
+	(*DirectPath)(nil),                 // 87: nearcast.v1.DirectPath
+	(*ListBgpPeersResponse)(nil),       // 88: nearcast.v1.ListBgpPeersResponse
+	(*ListAnnouncementsResponse)(nil),  // 89: nearcast.v1.ListAnnouncementsResponse
+	(*Snapshot)(nil),                   // 90: nearcast.v1.Snapshot
 }
 var file_nearcast_v1_admin_proto_depIdxs = []int32{
 	51,  // 0: nearcast.v1.CreateAcceleratorRequest.accelerator:type_name -> nearcast.v1.Accelerator
@@ -3302,115 +3308,119 @@ var file_nearcast_v1_admin_proto_depIdxs = []int32{
 	75,  // 99: nearcast.v1.AdminService.GetSteering:input_type -> google.protobuf.Empty
 	76,  // 100: nearcast.v1.AdminService.UpdateSteering:input_type -> nearcast.v1.UpdateSteeringRequest
 	77,  // 101: nearcast.v1.AdminService.ExplainSteer:input_type -> nearcast.v1.ExplainSteerRequest
-	0,   // 102: nearcast.v1.AdminService.GetNode:input_type -> nearcast.v1.GetRequest
-	1,   // 103: nearcast.v1.AdminService.ListNodes:input_type -> nearcast.v1.ListRequest
-	26,  // 104: nearcast.v1.AdminService.UpdateNode:input_type -> nearcast.v1.UpdateNodeRequest
-	2,   // 105: nearcast.v1.AdminService.DeleteNode:input_type -> nearcast.v1.DeleteRequest
-	78,  // 106: nearcast.v1.AdminService.CreateBgpPeer:input_type -> nearcast.v1.CreateBgpPeerRequest
-	0,   // 107: nearcast.v1.AdminService.GetBgpPeer:input_type -> nearcast.v1.GetRequest
-	1,   // 108: nearcast.v1.AdminService.ListBgpPeers:input_type -> nearcast.v1.ListRequest
-	28,  // 109: nearcast.v1.AdminService.UpdateBgpPeer:input_type -> nearcast.v1.UpdateBgpPeerRequest
-	2,   // 110: nearcast.v1.AdminService.DeleteBgpPeer:input_type -> nearcast.v1.DeleteRequest
-	1,   // 111: nearcast.v1.AdminService.ListAnnouncements:input_type -> nearcast.v1.ListRequest
-	79,  // 112: nearcast.v1.AdminService.SetAnnouncing:input_type -> nearcast.v1.SetAnnouncingRequest
-	29,  // 113: nearcast.v1.AdminService.CreateJoinToken:input_type -> nearcast.v1.CreateJoinTokenRequest
-	1,   // 114: nearcast.v1.AdminService.ListJoinTokens:input_type -> nearcast.v1.ListRequest
-	2,   // 115: nearcast.v1.AdminService.DeleteJoinToken:input_type -> nearcast.v1.DeleteRequest
-	32,  // 116: nearcast.v1.AdminService.CreateOperator:input_type -> nearcast.v1.CreateOperatorRequest
-	1,   // 117: nearcast.v1.AdminService.ListOperators:input_type -> nearcast.v1.ListRequest
-	2,   // 118: nearcast.v1.AdminService.DeleteOperator:input_type -> nearcast.v1.DeleteRequest
-	35,  // 119: nearcast.v1.AdminService.CreateAccessKey:input_type -> nearcast.v1.CreateAccessKeyRequest
-	1,   // 120: nearcast.v1.AdminService.ListAccessKeys:input_type -> nearcast.v1.ListRequest
-	36,  // 121: nearcast.v1.AdminService.RotateAccessKey:input_type -> nearcast.v1.RotateAccessKeyRequest
-	2,   // 122: nearcast.v1.AdminService.DeleteAccessKey:input_type -> nearcast.v1.DeleteRequest
-	39,  // 123: nearcast.v1.AdminService.TagResource:input_type -> nearcast.v1.TagResourceRequest
-	40,  // 124: nearcast.v1.AdminService.UntagResource:input_type -> nearcast.v1.UntagResourceRequest
-	75,  // 125: nearcast.v1.AdminService.GetSettings:input_type -> google.protobuf.Empty
-	41,  // 126: nearcast.v1.AdminService.UpdateSettings:input_type -> nearcast.v1.UpdateSettingsRequest
-	1,   // 127: nearcast.v1.AdminService.ListHealth:input_type -> nearcast.v1.ListRequest
-	1,   // 128: nearcast.v1.AdminService.ListPaths:input_type -> nearcast.v1.ListRequest
-	75,  // 129: nearcast.v1.AdminService.GetStatus:input_type -> google.protobuf.Empty
-	75,  // 130: nearcast.v1.AdminService.GetSnapshot:input_type -> google.protobuf.Empty
-	1,   // 131: nearcast.v1.AdminService.ListAudit:input_type -> nearcast.v1.ListRequest
-	75,  // 132: nearcast.v1.AdminService.WhoAmI:input_type -> google.protobuf.Empty
-	51,  // 133: nearcast.v1.AdminService.CreateAccelerator:output_type -> nearcast.v1.Accelerator
-	51,  // 134: nearcast.v1.AdminService.GetAccelerator:output_type -> nearcast.v1.Accelerator
-	5,   // 135: nearcast.v1.AdminService.ListAccelerators:output_type -> nearcast.v1.ListAcceleratorsResponse
-	51,  // 136: nearcast.v1.AdminService.UpdateAccelerator:output_type -> nearcast.v1.Accelerator
-	75,  // 137: nearcast.v1.AdminService.DeleteAccelerator:output_type -> google.protobuf.Empty
-	53,  // 138: nearcast.v1.AdminService.CreateListener:output_type -> nearcast.v1.Listener
-	53,  // 139: nearcast.v1.AdminService.GetListener:output_type -> nearcast.v1.Listener
-	8,   // 140: nearcast.v1.AdminService.ListListeners:output_type -> nearcast.v1.ListListenersResponse
-	53,  // 141: nearcast.v1.AdminService.UpdateListener:output_type -> nearcast.v1.Listener
-	75,  // 142: nearcast.v1.AdminService.DeleteListener:output_type -> google.protobuf.Empty
-	54,  // 143: nearcast.v1.AdminService.CreateEndpointGroup:output_type -> nearcast.v1.EndpointGroup
-	54,  // 144: nearcast.v1.AdminService.GetEndpointGroup:output_type -> nearcast.v1.EndpointGroup
-	11,  // 145: nearcast.v1.AdminService.ListEndpointGroups:output_type -> nearcast.v1.ListEndpointGroupsResponse
-	54,  // 146: nearcast.v1.AdminService.UpdateEndpointGroup:output_type -> nearcast.v1.EndpointGroup
-	75,  // 147: nearcast.v1.AdminService.DeleteEndpointGroup:output_type -> google.protobuf.Empty
-	54,  // 148: nearcast.v1.AdminService.AddEndpoints:output_type -> nearcast.v1.EndpointGroup
-	54,  // 149: nearcast.v1.AdminService.UpdateEndpoints:output_type -> nearcast.v1.EndpointGroup
-	54,  // 150: nearcast.v1.AdminService.RemoveEndpoints:output_type -> nearcast.v1.EndpointGroup
-	56,  // 151: nearcast.v1.AdminService.CreateTarget:output_type -> nearcast.v1.Target
-	56,  // 152: nearcast.v1.AdminService.GetTarget:output_type -> nearcast.v1.Target
-	17,  // 153: nearcast.v1.AdminService.ListTargets:output_type -> nearcast.v1.ListTargetsResponse
-	56,  // 154: nearcast.v1.AdminService.UpdateTarget:output_type -> nearcast.v1.Target
-	75,  // 155: nearcast.v1.AdminService.DeleteTarget:output_type -> google.protobuf.Empty
-	57,  // 156: nearcast.v1.AdminService.CreatePool:output_type -> nearcast.v1.Pool
-	57,  // 157: nearcast.v1.AdminService.GetPool:output_type -> nearcast.v1.Pool
-	20,  // 158: nearcast.v1.AdminService.ListPools:output_type -> nearcast.v1.ListPoolsResponse
-	57,  // 159: nearcast.v1.AdminService.UpdatePool:output_type -> nearcast.v1.Pool
-	75,  // 160: nearcast.v1.AdminService.DeletePool:output_type -> google.protobuf.Empty
-	58,  // 161: nearcast.v1.AdminService.CreateSite:output_type -> nearcast.v1.Site
-	58,  // 162: nearcast.v1.AdminService.GetSite:output_type -> nearcast.v1.Site
-	23,  // 163: nearcast.v1.AdminService.ListSites:output_type -> nearcast.v1.ListSitesResponse
-	58,  // 164: nearcast.v1.AdminService.UpdateSite:output_type -> nearcast.v1.Site
-	75,  // 165: nearcast.v1.AdminService.DeleteSite:output_type -> google.protobuf.Empty
-	59,  // 166: nearcast.v1.AdminService.CreateRegion:output_type -> nearcast.v1.Region
-	25,  // 167: nearcast.v1.AdminService.ListRegions:output_type -> nearcast.v1.ListRegionsResponse
-	75,  // 168: nearcast.v1.AdminService.DeleteRegion:output_type -> google.protobuf.Empty
-	80,  // 169: nearcast.v1.AdminService.CreateZone:output_type -> nearcast.v1.Zone
-	80,  // 170: nearcast.v1.AdminService.GetZone:output_type -> nearcast.v1.Zone
-	81,  // 171: nearcast.v1.AdminService.ListZones:output_type -> nearcast.v1.ListZonesResponse
-	80,  // 172: nearcast.v1.AdminService.UpdateZone:output_type -> nearcast.v1.Zone
-	75,  // 173: nearcast.v1.AdminService.DeleteZone:output_type -> google.protobuf.Empty
-	80,  // 174: nearcast.v1.AdminService.RollZoneKey:output_type -> nearcast.v1.Zone
-	82,  // 175: nearcast.v1.AdminService.GetSteering:output_type -> nearcast.v1.Steering
-	82,  // 176: nearcast.v1.AdminService.UpdateSteering:output_type -> nearcast.v1.Steering
-	83,  // 177: nearcast.v1.AdminService.ExplainSteer:output_type -> nearcast.v1.ExplainSteerResponse
-	60,  // 178: nearcast.v1.AdminService.GetNode:output_type -> nearcast.v1.Node
-	27,  // 179: nearcast.v1.AdminService.ListNodes:output_type -> nearcast.v1.ListNodesResponse
-	60,  // 180: nearcast.v1.AdminService.UpdateNode:output_type -> nearcast.v1.Node
-	75,  // 181: nearcast.v1.AdminService.DeleteNode:output_type -> google.protobuf.Empty
-	61,  // 182: nearcast.v1.AdminService.CreateBgpPeer:output_type -> nearcast.v1.BgpPeer
-	61,  // 183: nearcast.v1.AdminService.GetBgpPeer:output_type -> nearcast.v1.BgpPeer
-	84,  // 184: nearcast.v1.AdminService.ListBgpPeers:output_type -> nearcast.v1.ListBgpPeersResponse
-	61,  // 185: nearcast.v1.AdminService.UpdateBgpPeer:output_type -> nearcast.v1.BgpPeer
-	75,  // 186: nearcast.v1.AdminService.DeleteBgpPeer:output_type -> google.protobuf.Empty
-	85,  // 187: nearcast.v1.AdminService.ListAnnouncements:output_type -> nearcast.v1.ListAnnouncementsResponse
-	85,  // 188: nearcast.v1.AdminService.SetAnnouncing:output_type -> nearcast.v1.ListAnnouncementsResponse
-	30,  // 189: nearcast.v1.AdminService.CreateJoinToken:output_type -> nearcast.v1.CreateJoinTokenResponse
-	31,  // 190: nearcast.v1.AdminService.ListJoinTokens:output_type -> nearcast.v1.ListJoinTokensResponse
-	75,  // 191: nearcast.v1.AdminService.DeleteJoinToken:output_type -> google.protobuf.Empty
-	33,  // 192: nearcast.v1.AdminService.CreateOperator:output_type -> nearcast.v1.CreateOperatorResponse
-	34,  // 193: nearcast.v1.AdminService.ListOperators:output_type -> nearcast.v1.ListOperatorsResponse
-	75,  // 194: nearcast.v1.AdminService.DeleteOperator:output_type -> google.protobuf.Empty
-	37,  // 195: nearcast.v1.AdminService.CreateAccessKey:output_type -> nearcast.v1.AccessKeySecret
-	38,  // 196: nearcast.v1.AdminService.ListAccessKeys:output_type -> nearcast.v1.ListAccessKeysResponse
-	37,  // 197: nearcast.v1.AdminService.RotateAccessKey:output_type -> nearcast.v1.AccessKeySecret
-	75,  // 198: nearcast.v1.AdminService.DeleteAccessKey:output_type -> google.protobuf.Empty
-	75,  // 199: nearcast.v1.AdminService.TagResource:output_type -> google.protobuf.Empty
-	75,  // 200: nearcast.v1.AdminService.UntagResource:output_type -> google.protobuf.Empty
-	66,  // 201: nearcast.v1.AdminService.GetSettings:output_type -> nearcast.v1.Settings
-	66,  // 202: nearcast.v1.AdminService.UpdateSettings:output_type -> nearcast.v1.Settings
-	44,  // 203: nearcast.v1.AdminService.ListHealth:output_type -> nearcast.v1.ListHealthResponse
-	46,  // 204: nearcast.v1.AdminService.ListPaths:output_type -> nearcast.v1.ListPathsResponse
-	47,  // 205: nearcast.v1.AdminService.GetStatus:output_type -> nearcast.v1.StatusResponse
-	86,  // 206: nearcast.v1.AdminService.GetSnapshot:output_type -> nearcast.v1.Snapshot
-	49,  // 207: nearcast.v1.AdminService.ListAudit:output_type -> nearcast.v1.ListAuditResponse
-	63,  // 208: nearcast.v1.AdminService.WhoAmI:output_type -> nearcast.v1.Operator
-	133, // [133:209] is the sub-list for method output_type
-	57,  // [57:133] is the sub-list for method input_type
+	78,  // 102: nearcast.v1.AdminService.ListGains:input_type -> nearcast.v1.ListGainsRequest
+	79,  // 103: nearcast.v1.AdminService.SetDirectPath:input_type -> nearcast.v1.SetDirectPathRequest
+	0,   // 104: nearcast.v1.AdminService.GetNode:input_type -> nearcast.v1.GetRequest
+	1,   // 105: nearcast.v1.AdminService.ListNodes:input_type -> nearcast.v1.ListRequest
+	26,  // 106: nearcast.v1.AdminService.UpdateNode:input_type -> nearcast.v1.UpdateNodeRequest
+	2,   // 107: nearcast.v1.AdminService.DeleteNode:input_type -> nearcast.v1.DeleteRequest
+	80,  // 108: nearcast.v1.AdminService.CreateBgpPeer:input_type -> nearcast.v1.CreateBgpPeerRequest
+	0,   // 109: nearcast.v1.AdminService.GetBgpPeer:input_type -> nearcast.v1.GetRequest
+	1,   // 110: nearcast.v1.AdminService.ListBgpPeers:input_type -> nearcast.v1.ListRequest
+	28,  // 111: nearcast.v1.AdminService.UpdateBgpPeer:input_type -> nearcast.v1.UpdateBgpPeerRequest
+	2,   // 112: nearcast.v1.AdminService.DeleteBgpPeer:input_type -> nearcast.v1.DeleteRequest
+	1,   // 113: nearcast.v1.AdminService.ListAnnouncements:input_type -> nearcast.v1.ListRequest
+	81,  // 114: nearcast.v1.AdminService.SetAnnouncing:input_type -> nearcast.v1.SetAnnouncingRequest
+	29,  // 115: nearcast.v1.AdminService.CreateJoinToken:input_type -> nearcast.v1.CreateJoinTokenRequest
+	1,   // 116: nearcast.v1.AdminService.ListJoinTokens:input_type -> nearcast.v1.ListRequest
+	2,   // 117: nearcast.v1.AdminService.DeleteJoinToken:input_type -> nearcast.v1.DeleteRequest
+	32,  // 118: nearcast.v1.AdminService.CreateOperator:input_type -> nearcast.v1.CreateOperatorRequest
+	1,   // 119: nearcast.v1.AdminService.ListOperators:input_type -> nearcast.v1.ListRequest
+	2,   // 120: nearcast.v1.AdminService.DeleteOperator:input_type -> nearcast.v1.DeleteRequest
+	35,  // 121: nearcast.v1.AdminService.CreateAccessKey:input_type -> nearcast.v1.CreateAccessKeyRequest
+	1,   // 122: nearcast.v1.AdminService.ListAccessKeys:input_type -> nearcast.v1.ListRequest
+	36,  // 123: nearcast.v1.AdminService.RotateAccessKey:input_type -> nearcast.v1.RotateAccessKeyRequest
+	2,   // 124: nearcast.v1.AdminService.DeleteAccessKey:input_type -> nearcast.v1.DeleteRequest
+	39,  // 125: nearcast.v1.AdminService.TagResource:input_type -> nearcast.v1.TagResourceRequest
+	40,  // 126: nearcast.v1.AdminService.UntagResource:input_type -> nearcast.v1.UntagResourceRequest
+	75,  // 127: nearcast.v1.AdminService.GetSettings:input_type -> google.protobuf.Empty
+	41,  // 128: nearcast.v1.AdminService.UpdateSettings:input_type -> nearcast.v1.UpdateSettingsRequest
+	1,   // 129: nearcast.v1.AdminService.ListHealth:input_type -> nearcast.v1.ListRequest
+	1,   // 130: nearcast.v1.AdminService.ListPaths:input_type -> nearcast.v1.ListRequest
+	75,  // 131: nearcast.v1.AdminService.GetStatus:input_type -> google.protobuf.Empty
+	75,  // 132: nearcast.v1.AdminService.GetSnapshot:input_type -> google.protobuf.Empty
+	1,   // 133: nearcast.v1.AdminService.ListAudit:input_type -> nearcast.v1.ListRequest
+	75,  // 134: nearcast.v1.AdminService.WhoAmI:input_type -> google.protobuf.Empty
+	51,  // 135: nearcast.v1.AdminService.CreateAccelerator:output_type -> nearcast.v1.Accelerator
+	51,  // 136: nearcast.v1.AdminService.GetAccelerator:output_type -> nearcast.v1.Accelerator
+	5,   // 137: nearcast.v1.AdminService.ListAccelerators:output_type -> nearcast.v1.ListAcceleratorsResponse
+	51,  // 138: nearcast.v1.AdminService.UpdateAccelerator:output_type -> nearcast.v1.Accelerator
+	75,  // 139: nearcast.v1.AdminService.DeleteAccelerator:output_type -> google.protobuf.Empty
+	53,  // 140: nearcast.v1.AdminService.CreateListener:output_type -> nearcast.v1.Listener
+	53,  // 141: nearcast.v1.AdminService.GetListener:output_type -> nearcast.v1.Listener
+	8,   // 142: nearcast.v1.AdminService.ListListeners:output_type -> nearcast.v1.ListListenersResponse
+	53,  // 143: nearcast.v1.AdminService.UpdateListener:output_type -> nearcast.v1.Listener
+	75,  // 144: nearcast.v1.AdminService.DeleteListener:output_type -> google.protobuf.Empty
+	54,  // 145: nearcast.v1.AdminService.CreateEndpointGroup:output_type -> nearcast.v1.EndpointGroup
+	54,  // 146: nearcast.v1.AdminService.GetEndpointGroup:output_type -> nearcast.v1.EndpointGroup
+	11,  // 147: nearcast.v1.AdminService.ListEndpointGroups:output_type -> nearcast.v1.ListEndpointGroupsResponse
+	54,  // 148: nearcast.v1.AdminService.UpdateEndpointGroup:output_type -> nearcast.v1.EndpointGroup
+	75,  // 149: nearcast.v1.AdminService.DeleteEndpointGroup:output_type -> google.protobuf.Empty
+	54,  // 150: nearcast.v1.AdminService.AddEndpoints:output_type -> nearcast.v1.EndpointGroup
+	54,  // 151: nearcast.v1.AdminService.UpdateEndpoints:output_type -> nearcast.v1.EndpointGroup
+	54,  // 152: nearcast.v1.AdminService.RemoveEndpoints:output_type -> nearcast.v1.EndpointGroup
+	56,  // 153: nearcast.v1.AdminService.CreateTarget:output_type -> nearcast.v1.Target
+	56,  // 154: nearcast.v1.AdminService.GetTarget:output_type -> nearcast.v1.Target
+	17,  // 155: nearcast.v1.AdminService.ListTargets:output_type -> nearcast.v1.ListTargetsResponse
+	56,  // 156: nearcast.v1.AdminService.UpdateTarget:output_type -> nearcast.v1.Target
+	75,  // 157: nearcast.v1.AdminService.DeleteTarget:output_type -> google.protobuf.Empty
+	57,  // 158: nearcast.v1.AdminService.CreatePool:output_type -> nearcast.v1.Pool
+	57,  // 159: nearcast.v1.AdminService.GetPool:output_type -> nearcast.v1.Pool
+	20,  // 160: nearcast.v1.AdminService.ListPools:output_type -> nearcast.v1.ListPoolsResponse
+	57,  // 161: nearcast.v1.AdminService.UpdatePool:output_type -> nearcast.v1.Pool
+	75,  // 162: nearcast.v1.AdminService.DeletePool:output_type -> google.protobuf.Empty
+	58,  // 163: nearcast.v1.AdminService.CreateSite:output_type -> nearcast.v1.Site
+	58,  // 164: nearcast.v1.AdminService.GetSite:output_type -> nearcast.v1.Site
+	23,  // 165: nearcast.v1.AdminService.ListSites:output_type -> nearcast.v1.ListSitesResponse
+	58,  // 166: nearcast.v1.AdminService.UpdateSite:output_type -> nearcast.v1.Site
+	75,  // 167: nearcast.v1.AdminService.DeleteSite:output_type -> google.protobuf.Empty
+	59,  // 168: nearcast.v1.AdminService.CreateRegion:output_type -> nearcast.v1.Region
+	25,  // 169: nearcast.v1.AdminService.ListRegions:output_type -> nearcast.v1.ListRegionsResponse
+	75,  // 170: nearcast.v1.AdminService.DeleteRegion:output_type -> google.protobuf.Empty
+	82,  // 171: nearcast.v1.AdminService.CreateZone:output_type -> nearcast.v1.Zone
+	82,  // 172: nearcast.v1.AdminService.GetZone:output_type -> nearcast.v1.Zone
+	83,  // 173: nearcast.v1.AdminService.ListZones:output_type -> nearcast.v1.ListZonesResponse
+	82,  // 174: nearcast.v1.AdminService.UpdateZone:output_type -> nearcast.v1.Zone
+	75,  // 175: nearcast.v1.AdminService.DeleteZone:output_type -> google.protobuf.Empty
+	82,  // 176: nearcast.v1.AdminService.RollZoneKey:output_type -> nearcast.v1.Zone
+	84,  // 177: nearcast.v1.AdminService.GetSteering:output_type -> nearcast.v1.Steering
+	84,  // 178: nearcast.v1.AdminService.UpdateSteering:output_type -> nearcast.v1.Steering
+	85,  // 179: nearcast.v1.AdminService.ExplainSteer:output_type -> nearcast.v1.ExplainSteerResponse
+	86,  // 180: nearcast.v1.AdminService.ListGains:output_type -> nearcast.v1.ListGainsResponse
+	87,  // 181: nearcast.v1.AdminService.SetDirectPath:output_type -> nearcast.v1.DirectPath
+	60,  // 182: nearcast.v1.AdminService.GetNode:output_type -> nearcast.v1.Node
+	27,  // 183: nearcast.v1.AdminService.ListNodes:output_type -> nearcast.v1.ListNodesResponse
+	60,  // 184: nearcast.v1.AdminService.UpdateNode:output_type -> nearcast.v1.Node
+	75,  // 185: nearcast.v1.AdminService.DeleteNode:output_type -> google.protobuf.Empty
+	61,  // 186: nearcast.v1.AdminService.CreateBgpPeer:output_type -> nearcast.v1.BgpPeer
+	61,  // 187: nearcast.v1.AdminService.GetBgpPeer:output_type -> nearcast.v1.BgpPeer
+	88,  // 188: nearcast.v1.AdminService.ListBgpPeers:output_type -> nearcast.v1.ListBgpPeersResponse
+	61,  // 189: nearcast.v1.AdminService.UpdateBgpPeer:output_type -> nearcast.v1.BgpPeer
+	75,  // 190: nearcast.v1.AdminService.DeleteBgpPeer:output_type -> google.protobuf.Empty
+	89,  // 191: nearcast.v1.AdminService.ListAnnouncements:output_type -> nearcast.v1.ListAnnouncementsResponse
+	89,  // 192: nearcast.v1.AdminService.SetAnnouncing:output_type -> nearcast.v1.ListAnnouncementsResponse
+	30,  // 193: nearcast.v1.AdminService.CreateJoinToken:output_type -> nearcast.v1.CreateJoinTokenResponse
+	31,  // 194: nearcast.v1.AdminService.ListJoinTokens:output_type -> nearcast.v1.ListJoinTokensResponse
+	75,  // 195: nearcast.v1.AdminService.DeleteJoinToken:output_type -> google.protobuf.Empty
+	33,  // 196: nearcast.v1.AdminService.CreateOperator:output_type -> nearcast.v1.CreateOperatorResponse
+	34,  // 197: nearcast.v1.AdminService.ListOperators:output_type -> nearcast.v1.ListOperatorsResponse
+	75,  // 198: nearcast.v1.AdminService.DeleteOperator:output_type -> google.protobuf.Empty
+	37,  // 199: nearcast.v1.AdminService.CreateAccessKey:output_type -> nearcast.v1.AccessKeySecret
+	38,  // 200: nearcast.v1.AdminService.ListAccessKeys:output_type -> nearcast.v1.ListAccessKeysResponse
+	37,  // 201: nearcast.v1.AdminService.RotateAccessKey:output_type -> nearcast.v1.AccessKeySecret
+	75,  // 202: nearcast.v1.AdminService.DeleteAccessKey:output_type -> google.protobuf.Empty
+	75,  // 203: nearcast.v1.AdminService.TagResource:output_type -> google.protobuf.Empty
+	75,  // 204: nearcast.v1.AdminService.UntagResource:output_type -> google.protobuf.Empty
+	66,  // 205: nearcast.v1.AdminService.GetSettings:output_type -> nearcast.v1.Settings
+	66,  // 206: nearcast.v1.AdminService.UpdateSettings:output_type -> nearcast.v1.Settings
+	44,  // 207: nearcast.v1.AdminService.ListHealth:output_type -> nearcast.v1.ListHealthResponse
+	46,  // 208: nearcast.v1.AdminService.ListPaths:output_type -> nearcast.v1.ListPathsResponse
+	47,  // 209: nearcast.v1.AdminService.GetStatus:output_type -> nearcast.v1.StatusResponse
+	90,  // 210: nearcast.v1.AdminService.GetSnapshot:output_type -> nearcast.v1.Snapshot
+	49,  // 211: nearcast.v1.AdminService.ListAudit:output_type -> nearcast.v1.ListAuditResponse
+	63,  // 212: nearcast.v1.AdminService.WhoAmI:output_type -> nearcast.v1.Operator
+	135, // [135:213] is the sub-list for method output_type
+	57,  // [57:135] is the sub-list for method input_type
 	57,  // [57:57] is the sub-list for extension type_name
 	57,  // [57:57] is the sub-list for extension extendee
 	0,   // [0:57] is the sub-list for field type_name
@@ -3423,6 +3433,7 @@ func file_nearcast_v1_admin_proto_init() {
 	}
 	file_nearcast_v1_announce_proto_init()
 	file_nearcast_v1_dns_proto_init()
+	file_nearcast_v1_gains_proto_init()
 	file_nearcast_v1_node_proto_init()
 	file_nearcast_v1_resources_proto_init()
 	type x struct{}

@@ -69,6 +69,8 @@ const (
 	AdminService_GetSteering_FullMethodName         = "/nearcast.v1.AdminService/GetSteering"
 	AdminService_UpdateSteering_FullMethodName      = "/nearcast.v1.AdminService/UpdateSteering"
 	AdminService_ExplainSteer_FullMethodName        = "/nearcast.v1.AdminService/ExplainSteer"
+	AdminService_ListGains_FullMethodName           = "/nearcast.v1.AdminService/ListGains"
+	AdminService_SetDirectPath_FullMethodName       = "/nearcast.v1.AdminService/SetDirectPath"
 	AdminService_GetNode_FullMethodName             = "/nearcast.v1.AdminService/GetNode"
 	AdminService_ListNodes_FullMethodName           = "/nearcast.v1.AdminService/ListNodes"
 	AdminService_UpdateNode_FullMethodName          = "/nearcast.v1.AdminService/UpdateNode"
@@ -165,6 +167,10 @@ type AdminServiceClient interface {
 	UpdateSteering(ctx context.Context, in *UpdateSteeringRequest, opts ...grpc.CallOption) (*Steering, error)
 	// ExplainSteer asks the nodes themselves. UNAVAILABLE: no edge is connected to this controller.
 	ExplainSteer(ctx context.Context, in *ExplainSteerRequest, opts ...grpc.CallOption) (*ExplainSteerResponse, error)
+	// ListGains says what acceleration gives each client network.
+	ListGains(ctx context.Context, in *ListGainsRequest, opts ...grpc.CallOption) (*ListGainsResponse, error)
+	// SetDirectPath says what a client network has without acceleration, which edges cannot measure.
+	SetDirectPath(ctx context.Context, in *SetDirectPathRequest, opts ...grpc.CallOption) (*DirectPath, error)
 	GetNode(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*Node, error)
 	ListNodes(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListNodesResponse, error)
 	UpdateNode(ctx context.Context, in *UpdateNodeRequest, opts ...grpc.CallOption) (*Node, error)
@@ -665,6 +671,26 @@ func (c *adminServiceClient) ExplainSteer(ctx context.Context, in *ExplainSteerR
 	return out, nil
 }
 
+func (c *adminServiceClient) ListGains(ctx context.Context, in *ListGainsRequest, opts ...grpc.CallOption) (*ListGainsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListGainsResponse)
+	err := c.cc.Invoke(ctx, AdminService_ListGains_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) SetDirectPath(ctx context.Context, in *SetDirectPathRequest, opts ...grpc.CallOption) (*DirectPath, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DirectPath)
+	err := c.cc.Invoke(ctx, AdminService_SetDirectPath_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminServiceClient) GetNode(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*Node, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Node)
@@ -1038,6 +1064,10 @@ type AdminServiceServer interface {
 	UpdateSteering(context.Context, *UpdateSteeringRequest) (*Steering, error)
 	// ExplainSteer asks the nodes themselves. UNAVAILABLE: no edge is connected to this controller.
 	ExplainSteer(context.Context, *ExplainSteerRequest) (*ExplainSteerResponse, error)
+	// ListGains says what acceleration gives each client network.
+	ListGains(context.Context, *ListGainsRequest) (*ListGainsResponse, error)
+	// SetDirectPath says what a client network has without acceleration, which edges cannot measure.
+	SetDirectPath(context.Context, *SetDirectPathRequest) (*DirectPath, error)
 	GetNode(context.Context, *GetRequest) (*Node, error)
 	ListNodes(context.Context, *ListRequest) (*ListNodesResponse, error)
 	UpdateNode(context.Context, *UpdateNodeRequest) (*Node, error)
@@ -1222,6 +1252,12 @@ func (UnimplementedAdminServiceServer) UpdateSteering(context.Context, *UpdateSt
 }
 func (UnimplementedAdminServiceServer) ExplainSteer(context.Context, *ExplainSteerRequest) (*ExplainSteerResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ExplainSteer not implemented")
+}
+func (UnimplementedAdminServiceServer) ListGains(context.Context, *ListGainsRequest) (*ListGainsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListGains not implemented")
+}
+func (UnimplementedAdminServiceServer) SetDirectPath(context.Context, *SetDirectPathRequest) (*DirectPath, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetDirectPath not implemented")
 }
 func (UnimplementedAdminServiceServer) GetNode(context.Context, *GetRequest) (*Node, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetNode not implemented")
@@ -2147,6 +2183,42 @@ func _AdminService_ExplainSteer_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_ListGains_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListGainsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ListGains(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ListGains_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ListGains(ctx, req.(*ListGainsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_SetDirectPath_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetDirectPathRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).SetDirectPath(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_SetDirectPath_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).SetDirectPath(ctx, req.(*SetDirectPathRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AdminService_GetNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetRequest)
 	if err := dec(in); err != nil {
@@ -2891,6 +2963,14 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ExplainSteer",
 			Handler:    _AdminService_ExplainSteer_Handler,
+		},
+		{
+			MethodName: "ListGains",
+			Handler:    _AdminService_ListGains_Handler,
+		},
+		{
+			MethodName: "SetDirectPath",
+			Handler:    _AdminService_SetDirectPath_Handler,
 		},
 		{
 			MethodName: "GetNode",

@@ -441,14 +441,19 @@ type Steering struct {
 	Ttl          *durationpb.Duration   `protobuf:"bytes,1,opt,name=ttl,proto3" json:"ttl,omitempty"`                                        // of steered answers, 1 s – 1 day; 0: 30 s
 	AddressesMax uint32                 `protobuf:"varint,2,opt,name=addresses_max,json=addressesMax,proto3" json:"addresses_max,omitempty"` // of one family in an answer, 1–16; 0: 4
 	// Networks of clients whose site the operator knows. The longest match decides.
-	Networks      []*SteeringNetwork `protobuf:"bytes,3,rep,name=networks,proto3" json:"networks,omitempty"`
-	Weights       []*SteeringWeight  `protobuf:"bytes,4,rep,name=weights,proto3" json:"weights,omitempty"`
-	DefaultSite   string             `protobuf:"bytes,5,opt,name=default_site,json=defaultSite,proto3" json:"default_site,omitempty"` // for clients about whom nothing is known; empty: the first by name
-	IgnoreEcs     bool               `protobuf:"varint,6,opt,name=ignore_ecs,json=ignoreEcs,proto3" json:"ignore_ecs,omitempty"`      // judge clients by their resolver only
-	NameServers   []string           `protobuf:"bytes,7,rep,name=name_servers,json=nameServers,proto3" json:"name_servers,omitempty"` // NS of zones that have none, with final dot or not; empty: ns1…
-	Revision      uint64             `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`                         // output
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Networks    []*SteeringNetwork `protobuf:"bytes,3,rep,name=networks,proto3" json:"networks,omitempty"`
+	Weights     []*SteeringWeight  `protobuf:"bytes,4,rep,name=weights,proto3" json:"weights,omitempty"`
+	DefaultSite string             `protobuf:"bytes,5,opt,name=default_site,json=defaultSite,proto3" json:"default_site,omitempty"` // for clients about whom nothing is known; empty: the first by name
+	IgnoreEcs   bool               `protobuf:"varint,6,opt,name=ignore_ecs,json=ignoreEcs,proto3" json:"ignore_ecs,omitempty"`      // judge clients by their resolver only
+	NameServers []string           `protobuf:"bytes,7,rep,name=name_servers,json=nameServers,proto3" json:"name_servers,omitempty"` // NS of zones that have none, with final dot or not; empty: ns1…
+	Revision    uint64             `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`                         // output
+	// Share of the answers for a client network, in percent, that name a site whose round trip to it is not
+	// known yet and may be shorter: so it gets measured. 1–50; 0: 2.
+	ExplorePercent uint32 `protobuf:"varint,140,opt,name=explore_percent,json=explorePercent,proto3" json:"explore_percent,omitempty"`
+	ExploreOff     bool   `protobuf:"varint,141,opt,name=explore_off,json=exploreOff,proto3" json:"explore_off,omitempty"` // never name such a site for that reason
+	IgnoreRtt      bool   `protobuf:"varint,142,opt,name=ignore_rtt,json=ignoreRtt,proto3" json:"ignore_rtt,omitempty"`    // do not go by measured round trips
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Steering) Reset() {
@@ -535,6 +540,27 @@ func (x *Steering) GetRevision() uint64 {
 		return x.Revision
 	}
 	return 0
+}
+
+func (x *Steering) GetExplorePercent() uint32 {
+	if x != nil {
+		return x.ExplorePercent
+	}
+	return 0
+}
+
+func (x *Steering) GetExploreOff() bool {
+	if x != nil {
+		return x.ExploreOff
+	}
+	return false
+}
+
+func (x *Steering) GetIgnoreRtt() bool {
+	if x != nil {
+		return x.IgnoreRtt
+	}
+	return false
 }
 
 // SteeringNetwork is a network whose clients go to a site.
@@ -932,6 +958,7 @@ func (x *UpdateSteeringRequest) GetExpectedRevision() uint64 {
 type ClientNetworks struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Networks      []*ClientNetwork       `protobuf:"bytes,1,rep,name=networks,proto3" json:"networks,omitempty"`
+	Time          *timestamppb.Timestamp `protobuf:"bytes,140,opt,name=time,proto3" json:"time,omitempty"` // when a controller got it from the node
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -973,10 +1000,18 @@ func (x *ClientNetworks) GetNetworks() []*ClientNetwork {
 	return nil
 }
 
+func (x *ClientNetworks) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
 type ClientNetwork struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Prefix        []byte                 `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"` // the first 3 (IPv4) or 6 (IPv6) bytes of the addresses
-	Sites         []*ClientSite          `protobuf:"bytes,2,rep,name=sites,proto3" json:"sites,omitempty"`   // from a node: one, its own
+	Prefix        []byte                 `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`     // the first 3 (IPv4) or 6 (IPv6) bytes of the addresses
+	Sites         []*ClientSite          `protobuf:"bytes,2,rep,name=sites,proto3" json:"sites,omitempty"`       // from a node: one, its own
+	Regions       []*ClientRegion        `protobuf:"bytes,140,rep,name=regions,proto3" json:"regions,omitempty"` // from a node only
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1021,6 +1056,13 @@ func (x *ClientNetwork) GetPrefix() []byte {
 func (x *ClientNetwork) GetSites() []*ClientSite {
 	if x != nil {
 		return x.Sites
+	}
+	return nil
+}
+
+func (x *ClientNetwork) GetRegions() []*ClientRegion {
+	if x != nil {
+		return x.Regions
 	}
 	return nil
 }
@@ -1665,7 +1707,7 @@ var File_nearcast_v1_dns_proto protoreflect.FileDescriptor
 
 const file_nearcast_v1_dns_proto_rawDesc = "" +
 	"\n" +
-	"\x15nearcast/v1/dns.proto\x12\vnearcast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bnearcast/v1/resources.proto\"\x9a\x02\n" +
+	"\x15nearcast/v1/dns.proto\x12\vnearcast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17nearcast/v1/gains.proto\x1a\x1bnearcast/v1/resources.proto\"\x9a\x02\n" +
 	"\x04Zone\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x120\n" +
@@ -1687,7 +1729,7 @@ const file_nearcast_v1_dns_proto_rawDesc = "" +
 	"\vprivate_key\x18\x05 \x01(\fR\n" +
 	"privateKey\x120\n" +
 	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x0e\n" +
-	"\x02ds\x18\a \x01(\tR\x02ds\"\xce\x02\n" +
+	"\x02ds\x18\a \x01(\tR\x02ds\"\xba\x03\n" +
 	"\bSteering\x12+\n" +
 	"\x03ttl\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12#\n" +
 	"\raddresses_max\x18\x02 \x01(\rR\faddressesMax\x128\n" +
@@ -1697,7 +1739,12 @@ const file_nearcast_v1_dns_proto_rawDesc = "" +
 	"\n" +
 	"ignore_ecs\x18\x06 \x01(\bR\tignoreEcs\x12!\n" +
 	"\fname_servers\x18\a \x03(\tR\vnameServers\x12\x1a\n" +
-	"\brevision\x18\b \x01(\x04R\brevision\"=\n" +
+	"\brevision\x18\b \x01(\x04R\brevision\x12(\n" +
+	"\x0fexplore_percent\x18\x8c\x01 \x01(\rR\x0eexplorePercent\x12 \n" +
+	"\vexplore_off\x18\x8d\x01 \x01(\bR\n" +
+	"exploreOff\x12\x1e\n" +
+	"\n" +
+	"ignore_rtt\x18\x8e\x01 \x01(\bR\tignoreRtt\"=\n" +
 	"\x0fSteeringNetwork\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x12\n" +
 	"\x04site\x18\x02 \x01(\tR\x04site\">\n" +
@@ -1723,12 +1770,14 @@ const file_nearcast_v1_dns_proto_rawDesc = "" +
 	"\bsteering\x18\x01 \x01(\v2\x15.nearcast.v1.SteeringR\bsteering\x12;\n" +
 	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\n" +
 	"updateMask\x12+\n" +
-	"\x11expected_revision\x18\x03 \x01(\x04R\x10expectedRevision\"H\n" +
+	"\x11expected_revision\x18\x03 \x01(\x04R\x10expectedRevision\"y\n" +
 	"\x0eClientNetworks\x126\n" +
-	"\bnetworks\x18\x01 \x03(\v2\x1a.nearcast.v1.ClientNetworkR\bnetworks\"V\n" +
+	"\bnetworks\x18\x01 \x03(\v2\x1a.nearcast.v1.ClientNetworkR\bnetworks\x12/\n" +
+	"\x04time\x18\x8c\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\x8c\x01\n" +
 	"\rClientNetwork\x12\x16\n" +
 	"\x06prefix\x18\x01 \x01(\fR\x06prefix\x12-\n" +
-	"\x05sites\x18\x02 \x03(\v2\x17.nearcast.v1.ClientSiteR\x05sites\"L\n" +
+	"\x05sites\x18\x02 \x03(\v2\x17.nearcast.v1.ClientSiteR\x05sites\x124\n" +
+	"\aregions\x18\x8c\x01 \x03(\v2\x19.nearcast.v1.ClientRegionR\aregions\"L\n" +
 	"\n" +
 	"ClientSite\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x10\n" +
@@ -1843,8 +1892,9 @@ var file_nearcast_v1_dns_proto_goTypes = []any{
 	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
 	(*durationpb.Duration)(nil),   // 25: google.protobuf.Duration
 	(*fieldmaskpb.FieldMask)(nil), // 26: google.protobuf.FieldMask
-	(Protocol)(0),                 // 27: nearcast.v1.Protocol
-	(ClientAddressMode)(0),        // 28: nearcast.v1.ClientAddressMode
+	(*ClientRegion)(nil),          // 27: nearcast.v1.ClientRegion
+	(Protocol)(0),                 // 28: nearcast.v1.Protocol
+	(ClientAddressMode)(0),        // 29: nearcast.v1.ClientAddressMode
 }
 var file_nearcast_v1_dns_proto_depIdxs = []int32{
 	4,  // 0: nearcast.v1.Zone.aliases:type_name -> nearcast.v1.ZoneAlias
@@ -1864,20 +1914,22 @@ var file_nearcast_v1_dns_proto_depIdxs = []int32{
 	6,  // 14: nearcast.v1.UpdateSteeringRequest.steering:type_name -> nearcast.v1.Steering
 	26, // 15: nearcast.v1.UpdateSteeringRequest.update_mask:type_name -> google.protobuf.FieldMask
 	15, // 16: nearcast.v1.ClientNetworks.networks:type_name -> nearcast.v1.ClientNetwork
-	16, // 17: nearcast.v1.ClientNetwork.sites:type_name -> nearcast.v1.ClientSite
-	25, // 18: nearcast.v1.ExplainSteerResponse.ttl:type_name -> google.protobuf.Duration
-	19, // 19: nearcast.v1.ExplainSteerResponse.sites:type_name -> nearcast.v1.ExplainedSite
-	20, // 20: nearcast.v1.ExplainSteerResponse.regions:type_name -> nearcast.v1.ExplainedRegion
-	21, // 21: nearcast.v1.ExplainSteerResponse.mapping:type_name -> nearcast.v1.ExplainedMapping
-	27, // 22: nearcast.v1.ExplainedMapping.protocol:type_name -> nearcast.v1.Protocol
-	28, // 23: nearcast.v1.ExplainedMapping.client_address:type_name -> nearcast.v1.ClientAddressMode
-	17, // 24: nearcast.v1.ExplainCall.request:type_name -> nearcast.v1.ExplainSteerRequest
-	18, // 25: nearcast.v1.ExplainReply.response:type_name -> nearcast.v1.ExplainSteerResponse
-	26, // [26:26] is the sub-list for method output_type
-	26, // [26:26] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	24, // 17: nearcast.v1.ClientNetworks.time:type_name -> google.protobuf.Timestamp
+	16, // 18: nearcast.v1.ClientNetwork.sites:type_name -> nearcast.v1.ClientSite
+	27, // 19: nearcast.v1.ClientNetwork.regions:type_name -> nearcast.v1.ClientRegion
+	25, // 20: nearcast.v1.ExplainSteerResponse.ttl:type_name -> google.protobuf.Duration
+	19, // 21: nearcast.v1.ExplainSteerResponse.sites:type_name -> nearcast.v1.ExplainedSite
+	20, // 22: nearcast.v1.ExplainSteerResponse.regions:type_name -> nearcast.v1.ExplainedRegion
+	21, // 23: nearcast.v1.ExplainSteerResponse.mapping:type_name -> nearcast.v1.ExplainedMapping
+	28, // 24: nearcast.v1.ExplainedMapping.protocol:type_name -> nearcast.v1.Protocol
+	29, // 25: nearcast.v1.ExplainedMapping.client_address:type_name -> nearcast.v1.ClientAddressMode
+	17, // 26: nearcast.v1.ExplainCall.request:type_name -> nearcast.v1.ExplainSteerRequest
+	18, // 27: nearcast.v1.ExplainReply.response:type_name -> nearcast.v1.ExplainSteerResponse
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_nearcast_v1_dns_proto_init() }
@@ -1885,6 +1937,7 @@ func file_nearcast_v1_dns_proto_init() {
 	if File_nearcast_v1_dns_proto != nil {
 		return
 	}
+	file_nearcast_v1_gains_proto_init()
 	file_nearcast_v1_resources_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{

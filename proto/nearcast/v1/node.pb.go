@@ -429,7 +429,7 @@ type NodeMessage_Traffic struct {
 }
 
 type NodeMessage_Clients struct {
-	Clients *ClientNetworks `protobuf:"bytes,60,opt,name=clients,proto3,oneof"` // reserved: no node sends it yet
+	Clients *ClientNetworks `protobuf:"bytes,60,opt,name=clients,proto3,oneof"` // all that it knows, each time
 }
 
 type NodeMessage_Explained struct {
@@ -462,6 +462,7 @@ type Hello struct {
 	AppliedRevision uint64                 `protobuf:"varint,3,opt,name=applied_revision,json=appliedRevision,proto3" json:"applied_revision,omitempty"` // of the snapshot in use; 0: none
 	AppliedHash     []byte                 `protobuf:"bytes,4,opt,name=applied_hash,json=appliedHash,proto3" json:"applied_hash,omitempty"`              // its hash
 	Node            *Node                  `protobuf:"bytes,5,opt,name=node,proto3" json:"node,omitempty"`                                               // addresses as configured now; name, site and roles are checked
+	WantsClients    bool                   `protobuf:"varint,140,opt,name=wants_clients,json=wantsClients,proto3" json:"wants_clients,omitempty"`        // it steers by what all nodes measured of clients' networks
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -529,6 +530,13 @@ func (x *Hello) GetNode() *Node {
 		return x.Node
 	}
 	return nil
+}
+
+func (x *Hello) GetWantsClients() bool {
+	if x != nil {
+		return x.WantsClients
+	}
+	return false
 }
 
 // SnapshotAck says what became of a snapshot.
@@ -1042,7 +1050,7 @@ type ControllerMessage_TrafficAck struct {
 }
 
 type ControllerMessage_Clients struct {
-	Clients *ClientNetworks `protobuf:"bytes,60,opt,name=clients,proto3,oneof"` // reserved: no controller sends it yet
+	Clients *ClientNetworks `protobuf:"bytes,60,opt,name=clients,proto3,oneof"` // all that is known, each time; see Hello.wants_clients
 }
 
 type ControllerMessage_Explain struct {
@@ -1474,13 +1482,14 @@ const file_nearcast_v1_node_proto_rawDesc = "" +
 	"\atraffic\x18U \x01(\v2\x1a.nearcast.v1.TrafficReportH\x00R\atraffic\x127\n" +
 	"\aclients\x18< \x01(\v2\x1b.nearcast.v1.ClientNetworksH\x00R\aclients\x129\n" +
 	"\texplained\x18= \x01(\v2\x19.nearcast.v1.ExplainReplyH\x00R\texplainedB\x06\n" +
-	"\x04body\"\xb2\x01\n" +
+	"\x04body\"\xd8\x01\n" +
 	"\x05Hello\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x1a\n" +
 	"\bprotocol\x18\x02 \x01(\rR\bprotocol\x12)\n" +
 	"\x10applied_revision\x18\x03 \x01(\x04R\x0fappliedRevision\x12!\n" +
 	"\fapplied_hash\x18\x04 \x01(\fR\vappliedHash\x12%\n" +
-	"\x04node\x18\x05 \x01(\v2\x11.nearcast.v1.NodeR\x04node\"\x8f\x01\n" +
+	"\x04node\x18\x05 \x01(\v2\x11.nearcast.v1.NodeR\x04node\x12$\n" +
+	"\rwants_clients\x18\x8c\x01 \x01(\bR\fwantsClients\"\x8f\x01\n" +
 	"\vSnapshotAck\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x12\n" +
 	"\x04hash\x18\x02 \x01(\fR\x04hash\x12\x18\n" +
