@@ -168,7 +168,7 @@ LISTENER@REGION (web:443@eu-fra-1, web@eu-fra-1).`,
 	add("fleet", c.poolCommand(), c.regionCommand(), c.siteCommand(), c.peerCommand(), c.nodeCommand(),
 		c.tokenCommand(), c.steerCommand(), c.byoipCommand(), c.settingsCommand())
 	add("look", c.statusCommand(), c.announceCommand(), c.healthCommand(), c.pathCommand(), c.snapshotCommand(),
-		c.topCommand(), c.flowsCommand())
+		c.topCommand(), c.flowsCommand(), c.gainsCommand(), c.probeCommand())
 	add("access", c.operatorCommand(), c.accessKeyCommand(), c.auditCommand(), c.whoamiCommand())
 	add("tool", c.contextCommand(), c.completionCommand(), c.versionCommand())
 	markAll(root)

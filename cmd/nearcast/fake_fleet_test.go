@@ -254,3 +254,26 @@ func (f *fake) ListAudit(_ context.Context, r *pb.ListRequest) (*pb.ListAuditRes
 func (f *fake) WhoAmI(context.Context, *emptypb.Empty) (*pb.Operator, error) {
 	return f.operators[0], nil
 }
+
+// ListGains has one row of each kind: measured, estimated, and where acceleration does not pay.
+func (f *fake) ListGains(_ context.Context, r *pb.ListGainsRequest) (*pb.ListGainsResponse, error) {
+	ms := func(n float64) *durationpb.Duration {
+		return durationpb.New(time.Duration(n * float64(time.Millisecond)))
+	}
+	all := []*pb.Gain{{
+		Network: "192.0.2.0/24", Region: "eu-fra-1", Site: "fra", Flows: 12, Client: ms(12), Backbone: ms(0), Connect: ms(1),
+		Direct: ms(12.5), DirectSource: pb.DirectSource_DIRECT_SOURCE_PROBE, FirstByteDirect: ms(25), FirstByte: ms(26),
+	}, {
+		Network: "198.51.100.0/24", Region: "eu-fra-1", Site: "sin", Flows: 900, Client: ms(20), Backbone: ms(180),
+		Connect: ms(0.5), Direct: ms(200), DirectSource: pb.DirectSource_DIRECT_SOURCE_PROBE, FirstByteDirect: ms(400),
+		FirstByte: ms(221), Down: 10 << 20, DownDirect: 2 << 20, Pays: true,
+	}, {
+		Network: "2001:db8:7::/48", Region: "us-iad-1", Site: "iad", Flows: 40, Client: ms(30), Backbone: ms(0),
+		Connect: ms(0.5), Direct: ms(70), DirectSource: pb.DirectSource_DIRECT_SOURCE_COUNTRY, FirstByteDirect: ms(140),
+		FirstByte: ms(61), Pays: true,
+	}}
+	if r.Region == "" {
+		return &pb.ListGainsResponse{Gains: all}, nil
+	}
+	return &pb.ListGainsResponse{Gains: slices.DeleteFunc(all, func(g *pb.Gain) bool { return g.Region != r.Region })}, nil
+}
