@@ -6,10 +6,10 @@ set -euo pipefail
 packages=(iproute2 curl ethtool iputils-ping procps)
 if [ "${1:-}" != demo ]; then
   # The race detector needs a C compiler; the others are clients and peers that tests play with.
-  packages+=(gcc libc6-dev awscli bind9-dnsutils knot-dnsutils bird2 frr)
+  packages+=(gcc libc6-dev awscli bind9-dnsutils knot-dnsutils gdnsd bird2 frr)
 fi
 if [ "${1:-}" = bench ]; then
-  packages+=(haproxy nginx-light libnginx-mod-stream)
+  packages+=(haproxy nginx-light libnginx-mod-stream dnsperf)
 fi
 missing=()
 for p in "${packages[@]}"; do
@@ -40,7 +40,7 @@ apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 for p in "${missing[@]}"; do
   case $p in
     bird2) systemctl --quiet disable bird 2>/dev/null || true ;;
-    frr | haproxy) systemctl --quiet disable "$p" 2>/dev/null || true ;;
+    frr | haproxy | gdnsd) systemctl --quiet disable "$p" 2>/dev/null || true ;;
     nginx-light) systemctl --quiet disable nginx 2>/dev/null || true ;;
   esac
 done
