@@ -5,36 +5,24 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"sync"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
-	"golang.org/x/sys/unix"
 
 	"github.com/nearcast/nearcast/bpf/ports"
+	"github.com/nearcast/nearcast/bpf/xdp"
 )
 
 // Mode is where the kernel runs the program.
-type Mode uint8
+type Mode = xdp.Mode
 
 // The modes.
 const (
-	Auto    Mode = 0 // native, or generic where the driver can't
-	Native  Mode = 1 // in the driver, before a packet costs anything
-	Generic Mode = 2 // after the driver: works on any interface, and costs an allocation per packet
+	Auto    = xdp.Auto
+	Native  = xdp.Native
+	Generic = xdp.Generic
 )
-
-func (m Mode) String() string {
-	switch m {
-	case Native:
-		return "native"
-	case Generic:
-		return "generic"
-	}
-	return "auto"
-}
 
 // Config says how much a Guard has room for. The zero value works.
 type Config struct {
@@ -81,7 +69,7 @@ type Guard struct {
 	lists     names
 	addresses map[netip.Prefix]uint32
 	listed    map[netip.Prefix]membership
-	links     []link.Link
+	links     xdp.Attachments
 }
 
 // Load loads the program with empty rules: it passes everything. It needs CAP_BPF and CAP_NET_ADMIN (before
@@ -93,6 +81,10 @@ func Load(cfg Config) (*Guard, error) {
 	g := &Guard{cfg: cfg, log: cfg.Log, addresses: map[netip.Prefix]uint32{}, listed: map[netip.Prefix]membership{}}
 	if g.log == nil {
 		g.log = slog.New(slog.DiscardHandler)
+	}
+	g.links.Log = g.log
+	if cfg.PinDir != "" {
+		g.links.Dir = pins(cfg.PinDir)
 	}
 	spec, err := loadGuard()
 	if err != nil {
@@ -139,84 +131,13 @@ func orDefault(n, def int) int {
 func (g *Guard) Attach(index int, mode Mode) (Mode, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	pin := ""
-	if g.cfg.PinDir != "" {
-		dir := filepath.Join(g.cfg.PinDir, "guard-"+layoutVersion)
-		if err := prepareDir(dir); err != nil {
-			return mode, err
-		}
-		pin = filepath.Join(dir, fmt.Sprintf("interface-%d", index))
-		switch l, err := g.reattach(pin, index); {
-		case err == nil:
-			g.links = append(g.links, l)
-			return Auto, nil
-		case !errors.Is(err, os.ErrNotExist):
-			return mode, err
-		}
-	}
-	l, mode, err := g.attach(index, mode)
-	if err != nil {
-		return mode, fmt.Errorf("attach xdp program to interface %d: %w", index, err)
-	}
-	if pin != "" {
-		if err := l.Pin(pin); err != nil {
-			return mode, errors.Join(fmt.Errorf("pin attachment: %w", err), l.Close())
-		}
-	}
-	g.links = append(g.links, l)
-	return mode, nil
+	return g.links.Attach(g.objs.Guard, index, mode)
 }
 
-func (g *Guard) attach(index int, mode Mode) (link.Link, Mode, error) {
-	opts := link.XDPOptions{Program: g.objs.Guard, Interface: index}
-	if mode != Generic {
-		opts.Flags = link.XDPDriverMode
-		l, err := link.AttachXDP(opts)
-		if err == nil || mode == Native {
-			return l, Native, err
-		}
-		g.log.Warn("no native XDP on the interface, so generic XDP is used", "interface", index, "err", err)
-	}
-	opts.Flags = link.XDPGenericMode
-	l, err := link.AttachXDP(opts)
-	return l, Generic, err
-}
+// Program is the program itself, for another one to pass packets on to. It is closed with the Guard.
+func (g *Guard) Program() *ebpf.Program { return g.objs.Guard }
 
-// reattach is os.ErrNotExist when nothing is pinned, or something for an interface that is gone.
-func (g *Guard) reattach(pin string, index int) (link.Link, error) {
-	l, err := link.LoadPinnedLink(pin, nil)
-	if err != nil {
-		return nil, fmt.Errorf("open pinned attachment: %w", err)
-	}
-	info, err := l.Info()
-	if x := info; err == nil && x.XDP() != nil && x.XDP().Ifindex != uint32(index) {
-		l.Close() // the kernel says 0 once the interface is gone
-		return nil, os.Remove(pin)
-	}
-	if err == nil {
-		err = l.Update(g.objs.Guard)
-	}
-	if err != nil {
-		l.Close()
-		return nil, fmt.Errorf("take over pinned attachment: %w", err)
-	}
-	return l, nil
-}
-
-func prepareDir(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("make pin directory: %w", err)
-	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(dir, &fs); err != nil {
-		return fmt.Errorf("look at pin directory: %w", err)
-	}
-	if fs.Type != unix.BPF_FS_MAGIC {
-		return fmt.Errorf("pin directory %s is not on a BPF file system: "+
-			"mount one (mount -t bpf bpf /sys/fs/bpf)", dir)
-	}
-	return nil
-}
+func pins(dir string) string { return filepath.Join(dir, "guard-"+layoutVersion) }
 
 // Update makes the rules hold, and only them. What did not change is not touched, and keeps its buckets. When
 // it fails some of the rules may hold already; calling it again is right.
@@ -348,34 +269,14 @@ func (g *Guard) updateListeners(listeners []Listener) ([]ports.Rule, error) {
 }
 
 // Remove detaches what a Guard pinned below pinDir. It is no error if there is nothing.
-func Remove(pinDir string) error {
-	dir := filepath.Join(pinDir, "guard-"+layoutVersion)
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("remove attachments: %w", err)
-	}
-	var errs []error
-	for _, e := range entries {
-		l, err := link.LoadPinnedLink(filepath.Join(dir, e.Name()), nil)
-		if err == nil {
-			err = errors.Join(l.Detach(), l.Close())
-		}
-		errs = append(errs, err)
-	}
-	return errors.Join(append(errs, os.RemoveAll(dir))...)
-}
+func Remove(pinDir string) error { return xdp.Remove(pins(pinDir)) }
+
+// Detach is Remove for one interface.
+func Detach(pinDir string, index int) error { return xdp.Detach(pins(pinDir), index) }
 
 // Close lets go of the program: what is pinned goes on guarding, what isn't ends.
 func (g *Guard) Close() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	var errs []error
-	for _, l := range g.links {
-		errs = append(errs, l.Close())
-	}
-	g.links = nil
-	return errors.Join(append(errs, g.objs.Close())...)
+	return errors.Join(g.links.Close(), g.objs.Close())
 }

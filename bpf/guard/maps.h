@@ -2,6 +2,7 @@
 #pragma once
 
 #include "packet.h"
+#include "ports.h"
 
 /* The order is that of reasons in counters.go. */
 enum reason {

@@ -1,8 +1,7 @@
 /* What is known of a packet: Ethernet, up to two VLAN tags, IPv4 or IPv6 with its extension headers. */
 #pragma once
 
-#include "nearcast.h"
-#include "ports.h"
+#include "prefix.h"
 
 #define ETH_P_IP 0x0800
 #define ETH_P_IPV6 0x86DD

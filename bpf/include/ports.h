@@ -1,18 +1,10 @@
 /* The tables of package ports: what is said of an address and a port. doc.go there draws them. */
 #pragma once
 
-#include "nearcast.h"
+#include "prefix.h"
 
 /* Steps of a binary search over 65,536 ranges, the most that one prefix can have. */
 #define SEARCH_STEPS 17
-
-struct prefix {
-	__u32 bits; /* 32 for protocol and family, then those of the address */
-	__u8 protocol;
-	__u8 family;
-	__u16 zero;
-	__u32 address[4]; /* network order; IPv4 is the first word alone */
-};
 
 struct extent {
 	__u32 start;

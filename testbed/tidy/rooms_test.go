@@ -23,7 +23,9 @@ proto/zonefile:          proto/model
 bpf/ports:
 bpf/dispatch:            bpf/ports
 bpf/tune:
-bpf/guard:               bpf/ports
+bpf/xdp:
+bpf/guard:               bpf/ports bpf/xdp
+bpf/balance:             bpf/ports bpf/xdp
 
 edge/flow:
 edge/handover:
