@@ -100,6 +100,9 @@ func (n *Node) take(p plan) {
 			n.log.Error("a kernel program did not take the snapshot", "error", err)
 		}
 	}
+	if n.site != nil {
+		n.site.SetSnapshot(p.snapshot)
+	}
 	n.traffic.open(p.bindings, shut)
 	n.names.setSnapshot(p.snapshot, p.zones)
 	if n.announce != nil {

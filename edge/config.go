@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/nearcast/nearcast/bpf/xdp"
 	"github.com/nearcast/nearcast/edge/flowlog"
 	"github.com/nearcast/nearcast/edge/handover"
 	"github.com/nearcast/nearcast/edge/kernel"
@@ -69,6 +70,16 @@ type Config struct {
 	// there is one. [client-congestion]
 	ClientCongestion string
 	GuardInterfaces  []string // [guard-interfaces] where clients' packets arrive; empty: no guard
+	// BalanceInterfaces are those on which clients' packets, and packets of the site's other nodes, arrive; empty:
+	// flows are not balanced. [balance-interfaces]
+	BalanceInterfaces []string
+	// BalanceAddress is where the site's other nodes send on packets. Zero with interfaces: the gossip address, with
+	// DefaultBalancePort. [balance-address]
+	BalanceAddress netip.AddrPort
+	BalanceWeight  int      // [balance-weight] its share of the site's flows; 0: 100
+	XDPMode        xdp.Mode // [xdp-mode] of guard and balance
+	// ClientMSS bounds the TCP segments that clients are told to send, in bytes; 0: by the interface. [client-mss]
+	ClientMSS int
 
 	MetricsListen string // [metrics-listen] "host:port" of /metrics, /healthz, /readyz, /status; "": none
 
@@ -138,10 +149,35 @@ func (c *Config) Validate() error {
 	if len(c.GeoDatabases) > 0 && len(c.DNSListen) == 0 {
 		wrong("geo-database", "is used by DNS answers only; give --dns-listen, too")
 	}
+	c.validateBalance(wrong)
 	if c.DrainTimeout < 0 {
 		wrong("drain-timeout", "must not be negative")
 	}
 	return errors.Join(errs...)
+}
+
+func (c *Config) validateBalance(wrong func(flag, format string, args ...any)) {
+	if c.BalanceAddress.IsValid() && c.BalanceAddress.Addr().IsUnspecified() {
+		wrong("balance-address", "others cannot reach an unspecified address")
+	}
+	if c.BalanceAddress.IsValid() && len(c.BalanceInterfaces) == 0 {
+		wrong("balance-address", "is used only with --balance-interfaces; give that, too")
+	}
+	if c.BalanceWeight < 0 || c.BalanceWeight > model.BalanceWeightMax {
+		wrong("balance-weight", "must be 1 to %d", model.BalanceWeightMax)
+	}
+	guarded := 0
+	for _, name := range c.BalanceInterfaces {
+		if slices.Contains(c.GuardInterfaces, name) {
+			guarded++
+		}
+	}
+	if guarded != 0 && guarded != len(c.BalanceInterfaces) {
+		wrong("guard-interfaces", "must name all of --balance-interfaces or none: the guard looks at what balance lets in")
+	}
+	if c.ClientMSS != 0 && (c.ClientMSS < clientMSSMin || c.ClientMSS > 65_495) {
+		wrong("client-mss", "must be %d to 65495 bytes", clientMSSMin)
+	}
 }
 
 func (c *Config) validateNode(wrong func(flag, format string, args ...any)) {
@@ -163,7 +199,14 @@ func (c *Config) validateNode(wrong func(flag, format string, args ...any)) {
 
 // node returns what this node says of itself. backbone and gossip are the addresses to advertise.
 func (c *Config) node(backbone []netip.AddrPort, gossip netip.AddrPort) model.Node {
+	var balance netip.AddrPort
+	if len(c.BalanceInterfaces) > 0 {
+		if balance = c.BalanceAddress; !balance.IsValid() {
+			balance = netip.AddrPortFrom(gossip.Addr(), DefaultBalancePort)
+		}
+	}
 	return model.Node{
+		BalanceAddress: balance, BalanceWeight: c.BalanceWeight,
 		Name: c.Name, Site: model.SiteName(c.Site), Edge: c.Edge, Gateway: c.Gateway,
 		BackboneAddresses: backbone, GossipAddress: gossip, ServiceAddresses: c.ServiceAddresses,
 	}

@@ -11,6 +11,11 @@ const (
 	// flow may cost it is 2.5 GB, and four times what a machine of that size usually carries.
 	MaxFlowsDefault = 1 << 18
 
+	// DefaultBalancePort is where nodes of a site send each other packets of flows: that of Generic UDP Encapsulation.
+	DefaultBalancePort = 6080
+	// clientMSSMin is the least segment size that the kernel takes.
+	clientMSSMin = 88
+
 	// memoryHeld is the share of the memory limit that streams may hold in their buffers; what is
 	// left is for connections, tables, the runtime, and the garbage between two collections.
 	memoryHeld = 0.4

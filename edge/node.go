@@ -24,6 +24,7 @@ import (
 	"github.com/nearcast/nearcast/edge/kernel"
 	"github.com/nearcast/nearcast/edge/mesh"
 	"github.com/nearcast/nearcast/edge/probe"
+	"github.com/nearcast/nearcast/edge/site"
 	"github.com/nearcast/nearcast/edge/steer"
 	"github.com/nearcast/nearcast/proto/identity"
 	"github.com/nearcast/nearcast/proto/model"
@@ -42,6 +43,7 @@ type Node struct {
 	agent   *agent.Agent
 	prober  *probe.Prober    // gateways
 	mesh    *mesh.Mesh       //
+	site    *site.Site       // edges that balance flows with the other nodes of the site
 	kernel  *kernel.Programs // edges
 	pool    *backbone.Pool   // edges
 	server  *backbone.Server // gateways
@@ -266,6 +268,9 @@ func (n *Node) startAll(parts *rooms) {
 	}
 	if n.kernel != nil {
 		parts.start("kernel", n.kernel.Run)
+	}
+	if n.site != nil && n.cfg.Previous == nil {
+		parts.start("site", n.site.Run)
 	}
 	n.traffic.start(parts)
 	parts.start("steer", n.recompile)

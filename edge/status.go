@@ -10,6 +10,7 @@ import (
 	"github.com/nearcast/nearcast/edge/agent"
 	"github.com/nearcast/nearcast/edge/announce"
 	"github.com/nearcast/nearcast/edge/kernel"
+	"github.com/nearcast/nearcast/edge/site"
 	"github.com/nearcast/nearcast/edge/steer"
 	"github.com/nearcast/nearcast/proto/model"
 )
@@ -35,6 +36,8 @@ type Status struct {
 	Traffic   TrafficStatus    `json:"traffic"`
 	Announce  *announce.Status `json:"announce,omitempty"` // by BGP
 	Kernel    []kernel.State   `json:"kernel,omitempty"`   // programs that an edge can use
+
+	Balance []site.MemberStatus `json:"balance,omitempty"` // nodes of the site that share its flows, this one first
 }
 
 // TunnelStatus is a tunnel to a gateway.
@@ -127,6 +130,9 @@ func (n *Node) Status() Status {
 	if n.kernel != nil {
 		s.Kernel = n.kernel.States()
 	}
+	if n.site != nil {
+		s.Balance = n.site.Status()
+	}
 	return s
 }
 
@@ -206,6 +212,9 @@ func (n *Node) notes() []string {
 	notes := append(n.traffic.notes(), n.names.notes()...)
 	if n.announce != nil {
 		notes = append(notes, n.announce.Notes()...)
+	}
+	if n.site != nil {
+		notes = append(notes, n.site.Notes()...)
 	}
 	var limit syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) == nil && limit.Cur < filesWanted {

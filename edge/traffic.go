@@ -103,10 +103,14 @@ func (n *Node) buildEdge(common backbone.Common) (err error) {
 	common.HandleDatagrams = t.fromGateway
 	n.kernel, err = kernel.New(kernel.Config{
 		Modes: n.cfg.KernelModes, PinDir: n.cfg.KernelPins, ClientCongestion: n.cfg.ClientCongestion,
-		Self: n.self, GuardInterfaces: n.cfg.GuardInterfaces,
-		Log: n.log.With("room", "kernel"), Metrics: n.registry,
+		Self: n.self, GuardInterfaces: n.cfg.GuardInterfaces, BalanceInterfaces: n.cfg.BalanceInterfaces,
+		XDPMode: n.cfg.XDPMode,
+		Log:     n.log.With("room", "kernel"), Metrics: n.registry,
 	})
 	if err != nil {
+		return err
+	}
+	if err := n.buildSite(); err != nil {
 		return err
 	}
 	n.pool, err = backbone.NewPool(backbone.PoolConfig{Common: common, Self: n.self, Dial: n.kernel.DialCarrier})
@@ -144,8 +148,8 @@ func (n *Node) buildEdge(common backbone.Common) (err error) {
 	t.doors, err = listen.New(listen.Config{
 		HandleTCP: t.tcp.Handle, HandleUDP: t.udp.HandleUDP, ManageAddresses: n.cfg.ManageAddresses,
 		Dispatch: n.kernel.Dispatch(), Mark: n.kernel.MarkClient(),
-		Inherited: n.inherited,
-		Log:       n.log.With("room", "listen"), Metrics: n.registry,
+		Inherited: n.inherited, MaxSegment: n.cfg.ClientMSS,
+		Log: n.log.With("room", "listen"), Metrics: n.registry,
 	})
 	return err
 }

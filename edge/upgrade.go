@@ -61,6 +61,7 @@ func (n *Node) handOver(ctx context.Context, parts *rooms) (bool, error) {
 	parts.end("agent")
 	n.mesh.Abandon()
 	parts.end("mesh")
+	parts.end("site")
 	parts.end("announce")
 	parts.end("dns")
 	if n.traffic.doors != nil {
@@ -204,6 +205,9 @@ func (n *Node) takeOver(ctx context.Context, parts *rooms) error {
 		parts.start("metrics", func(ctx context.Context) error { return n.serveHTTP(ctx, n.httpListener) })
 	}
 	parts.start("mesh", n.mesh.Run)
+	if n.site != nil {
+		parts.start("site", n.site.Run)
+	}
 	if n.server != nil {
 		parts.start("backbone server", n.server.Run)
 	}

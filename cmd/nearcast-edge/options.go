@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/pflag"
 	"sigs.k8s.io/yaml"
 
+	"github.com/nearcast/nearcast/bpf/xdp"
 	"github.com/nearcast/nearcast/edge"
 	"github.com/nearcast/nearcast/edge/kernel"
 )
@@ -47,6 +48,11 @@ type options struct {
 	dnsRate           float64
 	geoDatabases      []string
 	guardInterfaces   []string
+	balanceInterfaces []string
+	balanceAddress    string
+	balanceWeight     int
+	xdpMode           string
+	clientMSS         int
 	metricsListen     string
 	flowLogs          string
 	flowLogsFormat    string
@@ -99,6 +105,17 @@ func (o *options) register(f *pflag.FlagSet) {
 		"MaxMind database `files` that say where clients are; earlier ones are asked first")
 	f.StringSliceVar(&o.guardInterfaces, "guard-interfaces", nil,
 		"`interfaces` on which clients' packets arrive, like eth0: the kernel program guard is attached there")
+	f.StringSliceVar(&o.balanceInterfaces, "balance-interfaces", nil,
+		"`interfaces` on which packets of clients and of the site's other nodes arrive: the kernel program balance is "+
+			"attached there")
+	f.StringVar(&o.balanceAddress, "balance-address", "",
+		"where the site's other nodes send on packets of this node's flows, `address:port` (default: the gossip address, "+
+			"port 6080)")
+	f.IntVar(&o.balanceWeight, "balance-weight", 0, "this node's share of its site's flows, a `number` (default 100)")
+	f.StringVar(&o.xdpMode, "xdp-mode", "auto",
+		"where the kernel runs guard and balance: `auto` (native, if the driver can), native or generic")
+	f.IntVar(&o.clientMSS, "client-mss", 0,
+		"most `bytes` of a TCP segment that clients send; lower it where nodes of a site can't pass larger packets on")
 	f.StringVar(&o.metricsListen, "metrics-listen", "127.0.0.1:9465",
 		"`address:port` of /metrics, /healthz, /readyz, /status and /drops; empty: none")
 	f.StringVar(&o.flowLogs, "flow-logs", "",
@@ -233,7 +250,14 @@ func (o *options) config() (edge.Config, error) {
 		flag("service-addresses", err)
 		cfg.ServiceAddresses = append(cfg.ServiceAddresses, addr.Unmap())
 	}
-	cfg.GuardInterfaces = o.guardInterfaces
+	cfg.GuardInterfaces, cfg.BalanceInterfaces = o.guardInterfaces, o.balanceInterfaces
+	cfg.BalanceWeight, cfg.ClientMSS = o.balanceWeight, o.clientMSS
+	if o.balanceAddress != "" {
+		cfg.BalanceAddress, err = parseAdvertised(o.balanceAddress)
+		flag("balance-address", err)
+	}
+	cfg.XDPMode, err = xdp.ParseMode(o.xdpMode)
+	flag("xdp-mode", err)
 	cfg.KernelModes = map[kernel.Name]kernel.Mode{}
 	for name, s := range o.kernelModes {
 		cfg.KernelModes[name], err = kernel.ParseMode(*s)

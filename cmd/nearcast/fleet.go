@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -345,6 +346,9 @@ func (c *cli) showNode(n *pb.Node) error {
 		p.line("Certificate until", timeText(n.GetCertificateExpires()))
 		p.line("Backbone", strings.Join(n.GetBackboneAddresses(), " "))
 		p.line("Gossip", n.GetGossipAddress())
+		if n.GetBalanceAddress() != "" {
+			p.line("Balance", fmt.Sprintf("%s, weight %d", n.GetBalanceAddress(), cmp.Or(n.GetBalanceWeight(), 100)))
+		}
 		p.line("Service addresses", strings.Join(n.GetServiceAddresses(), " "))
 		if len(n.GetRejections()) > 0 {
 			p.heading("Refuses the latest configuration:")

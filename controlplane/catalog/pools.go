@@ -194,6 +194,9 @@ func nodeAddresses(n *model.Node) []netip.Addr {
 	if n.GossipAddress.IsValid() {
 		all = append(all, n.GossipAddress.Addr())
 	}
+	if n.BalanceAddress.IsValid() {
+		all = append(all, n.BalanceAddress.Addr())
+	}
 	return all
 }
 

@@ -309,5 +309,6 @@ func clipHash(h []byte) []byte {
 
 func sameAddresses(a, b model.Node) bool {
 	return slices.Equal(a.BackboneAddresses, b.BackboneAddresses) && a.GossipAddress == b.GossipAddress &&
-		slices.Equal(a.ServiceAddresses, b.ServiceAddresses)
+		slices.Equal(a.ServiceAddresses, b.ServiceAddresses) &&
+		a.BalanceAddress == b.BalanceAddress && a.BalanceWeight == b.BalanceWeight
 }

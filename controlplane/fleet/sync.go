@@ -255,6 +255,7 @@ func (f *Fleet) checkHello(ctx context.Context, id model.NodeID, hello *v1.Hello
 	return f.cfg.Catalog.UpdateNode(ctx, id, catalog.Options{}, func(n *model.Node) error {
 		n.BackboneAddresses, n.GossipAddress = says.BackboneAddresses, says.GossipAddress
 		n.ServiceAddresses = says.ServiceAddresses
+		n.BalanceAddress, n.BalanceWeight = says.BalanceAddress, says.BalanceWeight
 		return nil
 	})
 }

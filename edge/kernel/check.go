@@ -8,7 +8,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nearcast/nearcast/bpf/balance"
 	"github.com/nearcast/nearcast/bpf/dispatch"
+	"github.com/nearcast/nearcast/bpf/guard"
 	"github.com/nearcast/nearcast/bpf/tune"
 )
 
@@ -42,9 +44,12 @@ func Check() []Finding {
 		add(c.Name, "needed "+c.For, lacks, "")
 	}
 	for _, name := range Names {
-		if name != Guard { // what it needs beyond these is an interface, which the node is told
+		if name != Guard && name != Balance {
 			add("program "+string(name), costs[name], tryLoad(name), "")
 		}
+	}
+	for _, name := range []Name{Balance, Guard} {
+		add("program "+string(name)+" (if interfaces are named)", costs[name], tryLoad(name), "")
 	}
 	add("BPF file system at "+bpfFileSystem, "an upgrade moves UDP flows, and what tune has learned ends with the process",
 		onBPFFS(bpfFileSystem), "")
@@ -69,6 +74,18 @@ func tryLoad(name Name) error {
 			return err
 		}
 		return d.Close()
+	case Balance:
+		b, err := balance.Load(balance.Config{})
+		if err != nil {
+			return err
+		}
+		return b.Close()
+	case Guard:
+		g, err := guard.Load(guard.Config{})
+		if err != nil {
+			return err
+		}
+		return g.Close()
 	case Tune:
 		t, err := tune.Load(tune.Config{})
 		if err != nil {

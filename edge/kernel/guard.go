@@ -33,11 +33,17 @@ func (p *Programs) loadGuard() (err error) {
 		if err != nil {
 			return errors.Join(fmt.Errorf("interface %s: %w", name, err), g.Close())
 		}
-		mode, err := g.Attach(dev.Index, guard.Auto)
+		if p.balance != nil && slices.Contains(p.cfg.BalanceInterfaces, name) {
+			continue // behind balance, below
+		}
+		mode, err := g.Attach(dev.Index, p.cfg.XDPMode)
 		if err != nil {
 			return errors.Join(fmt.Errorf("interface %s: %w", name, err), g.Close())
 		}
 		p.log.Info("guarding an interface", "interface", name, "xdp", mode.String())
+	}
+	if err := p.chainGuard(g); err != nil {
+		return errors.Join(err, g.Close())
 	}
 	p.guard = g
 	return nil

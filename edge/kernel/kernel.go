@@ -21,9 +21,11 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/nearcast/nearcast/bpf/balance"
 	"github.com/nearcast/nearcast/bpf/dispatch"
 	"github.com/nearcast/nearcast/bpf/guard"
 	"github.com/nearcast/nearcast/bpf/tune"
+	"github.com/nearcast/nearcast/bpf/xdp"
 	"github.com/nearcast/nearcast/proto/model"
 )
 
@@ -53,11 +55,12 @@ type Name string
 const (
 	Dispatch Name = "dispatch" // sk_lookup: any addresses and port ranges to few sockets
 	Tune     Name = "tune"     // sock_ops: connections to clients begin where their network's last ones got to
+	Balance  Name = "balance"  // XDP: packets of flows go to the node of the site that has them
 	Guard    Name = "guard"    // XDP: drops what no listener wants
 )
 
 // Names lists the programs in the order in which they are loaded.
-var Names = []Name{Dispatch, Tune, Guard}
+var Names = []Name{Dispatch, Tune, Balance, Guard}
 
 // costs say what a node lacks without a program.
 var costs = map[Name]string{
@@ -65,6 +68,8 @@ var costs = map[Name]string{
 		"and an upgrade does not keep UDP flows whole",
 	Tune: "transfers to clients begin with 10 segments instead of what their network took before: " +
 		"a few round trips between client and edge more each",
+	Balance: "when the router in front of a site spreads flows anew, because a node came or went, flows whose node " +
+		"changes are reset",
 	Guard: "listeners' networks, rates, fragments and SYN cookies are not enforced, and floods reach the " +
 		"network stack",
 }
@@ -84,6 +89,9 @@ type Config struct {
 	// Self is this node, and GuardInterfaces are those on which clients' packets arrive.
 	Self            model.NodeID
 	GuardInterfaces []string
+	// BalanceInterfaces are those on which packets of clients and of the site's other nodes arrive.
+	BalanceInterfaces []string
+	XDPMode           xdp.Mode // of guard and balance
 
 	Log     *slog.Logger          // nil: discard
 	Metrics prometheus.Registerer // nil: not registered
@@ -130,6 +138,7 @@ type Programs struct {
 	dispatch *dispatch.Dispatcher
 	tune     *tune.Tuner
 	samples  *samples
+	balance  *balance.Balancer
 	guard    *guard.Guard
 
 	drops dropLog
@@ -170,15 +179,19 @@ func New(cfg Config) (*Programs, error) {
 var loaders = map[Name]func(*Programs) error{
 	Dispatch: (*Programs).loadDispatch,
 	Tune:     (*Programs).loadTune,
+	Balance:  (*Programs).loadBalance,
 	Guard:    (*Programs).loadGuard,
 }
+
+// removers take away what an earlier process pinned of programs that would go on without a daemon.
+var removers = map[Name]func(string) error{Balance: balance.Remove, Guard: guard.Remove}
 
 // load loads one program if it is wanted, and says how that went.
 func (p *Programs) load(name Name, supported error) error {
 	s := State{Program: name, Mode: p.cfg.mode(name)}
 	err := errors.New("switched off")
-	if s.Mode == Off && name == Guard && p.cfg.PinDir != "" {
-		if err := guard.Remove(p.cfg.PinDir); err != nil { // of an earlier process
+	if remove := removers[name]; s.Mode == Off && remove != nil && p.cfg.PinDir != "" {
+		if err := remove(p.cfg.PinDir); err != nil { // of an earlier process
 			return fmt.Errorf("kernel program %s is off: %w", name, err)
 		}
 	}
@@ -199,7 +212,7 @@ func (p *Programs) load(name Name, supported error) error {
 	default:
 		s.Why, s.Cost = explain(err).Error(), costs[name]
 		level := slog.LevelWarn
-		if s.Mode == Off || errors.Is(err, ErrNoInterfaces) {
+		if s.Mode == Off || errors.Is(err, ErrNoInterfaces) || errors.Is(err, errNotBalanced) {
 			level = slog.LevelInfo
 		}
 		p.log.Log(context.Background(), level, "kernel program absent: everything works without",
@@ -233,7 +246,15 @@ func (p *Programs) Apply(s *model.Snapshot) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.wanted = wantsGuard(s, p.cfg.Self)
-	if p.guard == nil || p.closed {
+	if p.closed {
+		return nil
+	}
+	if p.balance != nil {
+		if err := p.balance.SetAddresses(balancedAddresses(s, p.cfg.Self)); err != nil {
+			return fmt.Errorf("balance: %w", err)
+		}
+	}
+	if p.guard == nil {
 		return nil
 	}
 	if err := p.guard.Update(GuardRules(s, p.cfg.Self)); err != nil {
@@ -279,6 +300,9 @@ func (p *Programs) Close() error {
 	if p.tune != nil {
 		errs = append(errs, p.tune.Close())
 	}
+	if p.balance != nil {
+		errs = append(errs, p.balance.Close())
+	}
 	if p.guard != nil {
 		errs = append(errs, p.guard.Close())
 	}
@@ -300,11 +324,13 @@ func (p *Programs) States() []State {
 // is a guard without interfaces that no listener needs.
 func (p *Programs) Notes() []string {
 	p.mu.Lock()
-	unneeded := len(p.cfg.GuardInterfaces) == 0 && !p.wanted
+	unneeded := map[Name]bool{
+		Guard: len(p.cfg.GuardInterfaces) == 0 && !p.wanted, Balance: len(p.cfg.BalanceInterfaces) == 0,
+	}
 	p.mu.Unlock()
 	var notes []string
 	for _, s := range p.States() {
-		if s.Program == Guard && unneeded {
+		if unneeded[s.Program] {
 			continue
 		}
 		if !s.Present && s.Mode != Off {

@@ -70,7 +70,8 @@ func gathered(r *prometheus.Registry, name string) (n int, err error) {
 func TestAbsent(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	// Not a BPF file system: nothing can be pinned there.
-	p, err := New(Config{PinDir: t.TempDir(), GuardInterfaces: []string{"lo"}, Metrics: registry})
+	p, err := New(Config{PinDir: t.TempDir(), GuardInterfaces: []string{"lo"}, BalanceInterfaces: []string{"lo"},
+		Metrics: registry})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,6 +27,14 @@ var (
 		"The same in bytes of frames.", []string{"verdict", "reason"}, nil)
 )
 
+var (
+	balancePacketsDesc = prometheus.NewDesc("nearcast_kernel_balance_packets_total",
+		"Packets that arrived on balanced interfaces, by what became of them (local, sent, drop) and why.",
+		[]string{"verdict", "reason"}, nil)
+	balanceBytesDesc = prometheus.NewDesc("nearcast_kernel_balance_bytes_total",
+		"The same in bytes of frames as they arrived.", []string{"verdict", "reason"}, nil)
+)
+
 // collector reads the programs' counters when it is asked.
 type collector struct{ p *Programs }
 
@@ -59,7 +67,25 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 	}
 	c.dispatch(to)
 	c.tune(to)
+	c.balance(to)
 	c.guard(to)
+}
+
+func (c collector) balance(to chan<- prometheus.Metric) {
+	if c.p.balance == nil {
+		return
+	}
+	counts, err := c.p.balance.Counts()
+	if err != nil {
+		to <- prometheus.NewInvalidMetric(balancePacketsDesc, err)
+		return
+	}
+	for reason, n := range counts {
+		to <- prometheus.MustNewConstMetric(balancePacketsDesc, prometheus.CounterValue, float64(n.Packets),
+			reason.Verdict(), reason.String())
+		to <- prometheus.MustNewConstMetric(balanceBytesDesc, prometheus.CounterValue, float64(n.Bytes),
+			reason.Verdict(), reason.String())
+	}
 }
 
 func (c collector) guard(to chan<- prometheus.Metric) {

@@ -67,6 +67,9 @@ type Config struct {
 	// after clients' connections. nil: nobody wants it.
 	Mark func(syscall.RawConn) error
 
+	// MaxSegment bounds the TCP segments that clients are told to send, in bytes. 0: by the interface.
+	MaxSegment int
+
 	// Inherited returns the listening TCP socket of an address that the process before this one left, or nil.
 	// nil: there was none.
 	Inherited func(at netip.AddrPort) (*net.TCPListener, error)
@@ -311,6 +314,11 @@ func (s *Set) listenTCP(at netip.AddrPort) (*net.TCPListener, error) {
 				return err
 			}
 		}
+		if s.cfg.MaxSegment > 0 {
+			if err := setMaxSegment(c, s.cfg.MaxSegment); err != nil {
+				return err
+			}
+		}
 		return control(network, address, c)
 	}, KeepAlive: -1}
 	lc.SetMultipathTCP(false) // Multipath TCP sockets can't be spliced, and have another TCP_INFO
@@ -323,6 +331,15 @@ func (s *Set) listenTCP(at netip.AddrPort) (*net.TCPListener, error) {
 		return nil, err
 	}
 	return l.(*net.TCPListener), nil
+}
+
+// setMaxSegment is inherited by the connections of a listening socket.
+func setMaxSegment(c syscall.RawConn, size int) (err error) {
+	e := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG, size) })
+	if err = errors.Join(e, err); err != nil {
+		return fmt.Errorf("limit segments to %d bytes (--client-mss): %w", size, err)
+	}
+	return nil
 }
 
 func listenUDP(at netip.AddrPort, ports int) ([]*udpio.Conn, error) {

@@ -109,11 +109,15 @@ func nodeFrom(c check, p *pb.Node) Node {
 		BackboneAddresses: listFrom(c, "backbone_addresses", p.GetBackboneAddresses(), NodeAddressesMax,
 			addrPortFrom),
 		ServiceAddresses: addrsFrom(c, "service_addresses", p.GetServiceAddresses(), NodeAddressesMax),
+		BalanceWeight:    int(p.GetBalanceWeight()),
 		AnnounceDrained:  p.GetAnnounceDrained(),
 		Revision:         p.GetRevision(),
 	}
 	if s := p.GetGossipAddress(); s != "" {
 		n.GossipAddress = addrPortFrom(c, "gossip_address", s)
+	}
+	if s := p.GetBalanceAddress(); s != "" {
+		n.BalanceAddress = addrPortFrom(c, "balance_address", s)
 	}
 	return n
 }
@@ -130,6 +134,8 @@ func NodeToProto(n Node) *pb.Node {
 		BackboneAddresses: stringsTo(n.BackboneAddresses),
 		GossipAddress:     addrPortTo(n.GossipAddress),
 		ServiceAddresses:  stringsTo(n.ServiceAddresses),
+		BalanceAddress:    addrPortTo(n.BalanceAddress),
+		BalanceWeight:     uint32(n.BalanceWeight),
 		AnnounceDrained:   n.AnnounceDrained,
 		Revision:          n.Revision,
 	}

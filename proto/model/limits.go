@@ -30,21 +30,23 @@ const snapshotFieldsMax = 4 << 20
 
 // What one object may hold at most, whatever the operators' Settings say.
 const (
-	PortRangesMax       = 100   // of a listener
-	PortOverridesMax    = 100   // of a group
-	EndpointsMax        = 1_000 // of a group
-	TagsMax             = 200   // of a resource
-	ProxyNetworksMax    = 64    // proxy_protocol_from of a listener
-	GuardNetworksMax    = 1_000 // allowed, and denied, of a listener
-	AcceleratorPoolsMax = 2     // one a zone
-	AddressesMax        = 4     // of an accelerator: two zones, two families
-	PoolPrefixesMax     = 256
-	ZoneTextMax         = 512 << 10 // bytes; a change of the store holds 1.5 MB
-	ZoneAliasesMax      = 1_000
-	ZoneKeysMax         = 4
-	SteeringNetworksMax = 10_000
-	NameServersMax      = 13 // what a referral of 512 bytes holds (RFC 1035)
-	NodeAddressesMax    = 32 // backbone addresses of a node, and service addresses of a node
+	PortRangesMax        = 100   // of a listener
+	PortOverridesMax     = 100   // of a group
+	EndpointsMax         = 1_000 // of a group
+	TagsMax              = 200   // of a resource
+	ProxyNetworksMax     = 64    // proxy_protocol_from of a listener
+	GuardNetworksMax     = 1_000 // allowed, and denied, of a listener
+	AcceleratorPoolsMax  = 2     // one a zone
+	AddressesMax         = 4     // of an accelerator: two zones, two families
+	PoolPrefixesMax      = 256
+	ZoneTextMax          = 512 << 10 // bytes; a change of the store holds 1.5 MB
+	ZoneAliasesMax       = 1_000
+	ZoneKeysMax          = 4
+	SteeringNetworksMax  = 10_000
+	NameServersMax       = 13   // what a referral of 512 bytes holds (RFC 1035)
+	BalanceWeightDefault = 100  // of a node in its site
+	BalanceWeightMax     = 1000 //
+	NodeAddressesMax     = 32   // backbone addresses of a node, and service addresses of a node
 
 	CustomRoutingDestinationsMax = 100   // of a group of custom routing; AWS's
 	CustomRoutingEndpointsMax    = 1_000 // of a group of custom routing

@@ -293,7 +293,9 @@ type Node struct {
 	BackboneAddresses []netip.AddrPort
 	GossipAddress     netip.AddrPort
 	ServiceAddresses  []netip.Addr
-	AnnounceDrained   bool // its BGP announcements are withdrawn by an operator
+	BalanceAddress    netip.AddrPort // where the site's other nodes send on its flows' packets; zero: nowhere
+	BalanceWeight     int            // its share of the site's flows; 0: BalanceWeightDefault
+	AnnounceDrained   bool           // its BGP announcements are withdrawn by an operator
 	Revision          uint64
 }
 

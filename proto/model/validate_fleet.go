@@ -134,6 +134,12 @@ func (n *Node) check(c check) {
 	if n.GossipAddress.IsValid() {
 		c.addrPort("gossip_address", n.GossipAddress)
 	}
+	if n.BalanceAddress.IsValid() {
+		c.addrPort("balance_address", n.BalanceAddress)
+	}
+	if n.BalanceWeight < 0 || n.BalanceWeight > BalanceWeightMax {
+		c.wrong("balance_weight", "is %d; use 1 to %d, or 0 for %d", n.BalanceWeight, BalanceWeightMax, BalanceWeightDefault)
+	}
 	if c.count("service_addresses", len(n.ServiceAddresses), NodeAddressesMax) {
 		for i, a := range n.ServiceAddresses {
 			field := index("service_addresses", i)

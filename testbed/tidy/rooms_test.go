@@ -36,7 +36,8 @@ edge/steer:              proto/model edge/flow
 edge/meter:              proto/model edge/steer
 edge/clients:            proto/model
 edge/listen:             proto/model edge/flow edge/udpio bpf/dispatch
-edge/kernel:             proto/model bpf/dispatch bpf/tune bpf/guard
+edge/kernel:             proto/model bpf/dispatch bpf/tune bpf/xdp bpf/guard bpf/balance
+edge/site:               proto/model bpf/balance
 edge/flowlog:            proto/model edge/meter
 edge/backbone:           proto/model proto/wire proto/identity edge/datagram
 edge/proxyproto:
@@ -53,7 +54,7 @@ edge/dns:                edge/udpio edge/zone edge/geo edge/dnssec
 edge/bfd:
 edge/announce:           proto/model proto/nearcast/v1 edge/bfd
 edge/agent:              proto/model proto/nearcast/v1 proto/identity
-edge:                    proto/* edge/*
+edge:                    proto/* bpf/xdp edge/*
 
 controlplane/store:
 controlplane/byoip:
@@ -69,7 +70,7 @@ controlplane/series:     proto/model proto/nearcast/v1 controlplane/store
 controlplane/awsapi:     proto/model proto/nearcast/v1 proto/identity controlplane/catalog controlplane/byoip controlplane/access controlplane/series
 controlplane:            proto/* controlplane/*
 
-cmd/nearcast-edge:       edge edge/kernel edge/handover proto/* edge/flowlog
+cmd/nearcast-edge:       edge edge/kernel edge/handover proto/* edge/flowlog bpf/xdp
 cmd/nearcast-controller: controlplane proto/*
 cmd/nearcast/manifest:   proto/model proto/nearcast/v1
 cmd/nearcast/measure:

@@ -1738,9 +1738,13 @@ type Node struct {
 	Connected          bool                   `protobuf:"varint,15,opt,name=connected,proto3" json:"connected,omitempty"`                                            // output: has a stream to a controller now
 	Revision           uint64                 `protobuf:"varint,16,opt,name=revision,proto3" json:"revision,omitempty"`                                              // output
 	Notes              []string               `protobuf:"bytes,17,rep,name=notes,proto3" json:"notes,omitempty"`                                                     // output: what this node runs without (kernel features, UDP to a peer …)
-	AnnounceDrained    bool                   `protobuf:"varint,50,opt,name=announce_drained,json=announceDrained,proto3" json:"announce_drained,omitempty"`         // its BGP announcements are withdrawn; it goes on serving what comes
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Where the site's other nodes send on packets of flows that are this node's, "address:port"; empty: it takes no
+	// part in balancing. Its share of the site's flows is in proportion to the weight; 0: 100.
+	BalanceAddress  string `protobuf:"bytes,100,opt,name=balance_address,json=balanceAddress,proto3" json:"balance_address,omitempty"`
+	BalanceWeight   uint32 `protobuf:"varint,101,opt,name=balance_weight,json=balanceWeight,proto3" json:"balance_weight,omitempty"`
+	AnnounceDrained bool   `protobuf:"varint,50,opt,name=announce_drained,json=announceDrained,proto3" json:"announce_drained,omitempty"` // its BGP announcements are withdrawn; it goes on serving what comes
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Node) Reset() {
@@ -1890,6 +1894,20 @@ func (x *Node) GetNotes() []string {
 		return x.Notes
 	}
 	return nil
+}
+
+func (x *Node) GetBalanceAddress() string {
+	if x != nil {
+		return x.BalanceAddress
+	}
+	return ""
+}
+
+func (x *Node) GetBalanceWeight() uint32 {
+	if x != nil {
+		return x.BalanceWeight
+	}
+	return 0
 }
 
 func (x *Node) GetAnnounceDrained() bool {
@@ -2654,7 +2672,7 @@ const file_nearcast_v1_resources_proto_rawDesc = "" +
 	"\blatitude\x18\x03 \x01(\x01R\blatitude\x12\x1c\n" +
 	"\tlongitude\x18\x04 \x01(\x01R\tlongitude\x12\x1a\n" +
 	"\brevision\x18\x05 \x01(\x04R\brevision\x12&\n" +
-	"\x03bgp\x182 \x01(\v2\x14.nearcast.v1.SiteBgpR\x03bgp\"\x9b\x05\n" +
+	"\x03bgp\x182 \x01(\v2\x14.nearcast.v1.SiteBgpR\x03bgp\"\xeb\x05\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -2675,7 +2693,9 @@ const file_nearcast_v1_resources_proto_rawDesc = "" +
 	"\x13certificate_expires\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\x12certificateExpires\x12\x1c\n" +
 	"\tconnected\x18\x0f \x01(\bR\tconnected\x12\x1a\n" +
 	"\brevision\x18\x10 \x01(\x04R\brevision\x12\x14\n" +
-	"\x05notes\x18\x11 \x03(\tR\x05notes\x12)\n" +
+	"\x05notes\x18\x11 \x03(\tR\x05notes\x12'\n" +
+	"\x0fbalance_address\x18d \x01(\tR\x0ebalanceAddress\x12%\n" +
+	"\x0ebalance_weight\x18e \x01(\rR\rbalanceWeight\x12)\n" +
 	"\x10announce_drained\x182 \x01(\bR\x0fannounceDrained\";\n" +
 	"\tRejection\x12\x14\n" +
 	"\x05field\x18\x01 \x01(\tR\x05field\x12\x18\n" +
