@@ -110,7 +110,7 @@ static __always_inline __u32 give(struct subject *s, struct settings *c, struct 
 		return SENT_FORWARD;
 	}
 	if (!s->error && s->flow.protocol == IPPROTO_UDP)
-		put_place(&s->flow, c->self, now);
+		put_place(&s->flow, c, c->self, now);
 	if (s->syn)
 		bpf_map_delete_elem(&flows, &s->flow);
 	if (a->kind == KIND_RETURN)
@@ -127,13 +127,13 @@ static __always_inline __u32 decide(struct subject *s, struct settings *c, struc
 	if (!s->syn && next_candidate(s, c, r, out, step, now)) {
 		out->kind = KIND_ASK;
 		if (!s->error)
-			put_place(&s->flow, out->member, now);
+			put_place(&s->flow, c, out->member, now);
 		return SENT_ASK;
 	}
 	return give(s, c, out, a, owner_of(r, c, now), now);
 }
 
-static __always_inline __u32 forward(struct subject *s, struct choice *out, __u32 to, __u64 now)
+static __always_inline __u32 forward(struct subject *s, struct settings *c, struct choice *out, __u32 to, __u64 now)
 {
 	out->kind = KIND_FORWARD;
 	out->member = to;
@@ -141,7 +141,7 @@ static __always_inline __u32 forward(struct subject *s, struct choice *out, __u3
 		return SENT_FORWARD;
 	/* A SYN makes no entry, so that a flood of them can't empty the table, but it corrects one. */
 	if (!s->syn || bpf_map_lookup_elem(&flows, &s->flow))
-		put_place(&s->flow, to, now);
+		put_place(&s->flow, c, to, now);
 	return SENT_FORWARD;
 }
 
@@ -158,8 +158,8 @@ static __always_inline __u32 enter(struct subject *s, struct settings *c, struct
 		out->step = STEP_FINAL; /* this node's, without its daemon: the others still take it for the owner */
 	at = s->syn ? NULL : place_of(&s->flow, now);
 	if (at && at->member < MEMBERS && can_have(at->member, s->flow.protocol))
-		return forward(s, out, at->member, now);
-	return forward(s, out, owner, now);
+		return forward(s, c, out, at->member, now);
+	return forward(s, c, out, owner, now);
 }
 
 /* A fragment without ports goes where the first one went, if that is a step on. */
@@ -191,8 +191,9 @@ static __always_inline bool is_here(struct xdp_md *ctx, struct subject *s, struc
 
 	if (s->flow.protocol == IPPROTO_TCP)
 		return has_socket(ctx, &s->flow);
-	at = place_of(&s->flow, now);
-	if (!at || at->member != c->self)
+	/* A daemon that is gone, or began anew, knows nothing of them. */
+	at = now - c->alive_ns < ORPHAN_NS ? place_of(&s->flow, now) : NULL;
+	if (!at || at->member != c->self || at->epoch != c->epoch)
 		return false;
 	if (!s->error && now - at->seen_ns > SEEN_EVERY_NS)
 		at->seen_ns = now;

@@ -21,8 +21,10 @@ type Config struct {
 	// PinDir is a directory on a BPF file system, made if it isn't there, for attachments and maps. Empty: they
 	// end with the process, and packets for other nodes' flows are refused from then on.
 	PinDir   string
-	FlowsMax int          // 0: DefaultFlowsMax
-	Log      *slog.Logger // nil: discard
+	FlowsMax int // 0: DefaultFlowsMax
+	// TakesOver says that this process takes over from one that is running: the UDP flows that are here stay here.
+	TakesOver bool
+	Log       *slog.Logger // nil: discard
 }
 
 // Validate checks the configuration.
@@ -38,7 +40,8 @@ func (c Config) Validate() error {
 
 // Balancer is the program with its tables, and its attachments. It is safe for concurrent use.
 type Balancer struct {
-	objs balanceObjects
+	objs      balanceObjects
+	takesOver bool
 
 	mu        sync.Mutex // guards what follows
 	links     xdp.Attachments
@@ -63,7 +66,8 @@ func Load(cfg Config) (*Balancer, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	b := &Balancer{addresses: map[netip.Prefix]bool{}, fresh: true, links: xdp.Attachments{Log: cfg.Log}}
+	b := &Balancer{addresses: map[netip.Prefix]bool{}, fresh: true, takesOver: cfg.TakesOver,
+		links: xdp.Attachments{Log: cfg.Log}}
 	spec, err := loadBalance()
 	if err != nil {
 		return nil, fmt.Errorf("load xdp program: %w", err)
@@ -120,6 +124,12 @@ func (b *Balancer) recall() error {
 	}
 	if b.settings.Self == 0 {
 		return nil
+	}
+	if !b.takesOver {
+		b.settings.Epoch++
+		if err := b.objs.Control.Put(uint32(0), b.settings); err != nil {
+			return err
+		}
 	}
 	rows := make([]balanceRow, Rows)
 	half := b.settings.Half & 1 * Rows

@@ -77,7 +77,7 @@ type balancePlace struct {
 	_      structs.HostLayout
 	SeenNs uint64
 	Member uint32
-	Zero   uint32
+	Epoch  uint32
 }
 
 type balancePrefix struct {
@@ -106,6 +106,8 @@ type balanceSettings struct {
 	Family      uint32
 	Port        uint16
 	Zero        uint16
+	Epoch       uint32
+	Zero2       uint32
 }
 
 // Names of all BPF objects in the ELF.

@@ -225,17 +225,17 @@ func TestPins(t *testing.T) {
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 	s := newSite(t, 3, false)
 	n := s.nodes[0]
-	restart := func(prefixes ...netip.Prefix) {
+	restart := func(takesOver bool, prefixes ...netip.Prefix) {
 		t.Helper()
 		must(t, n.Close())
-		b, err := Load(Config{PinDir: filepath.Join(dir, "nearcast")})
+		b, err := Load(Config{PinDir: filepath.Join(dir, "nearcast"), TakesOver: takesOver})
 		must(t, err)
 		n.Balancer = b
 		if len(prefixes) > 0 {
 			must(t, b.SetAddresses(prefixes))
 		}
 	}
-	restart(netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8:a::/48"))
+	restart(false, netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8:a::/48"))
 	s.nodes[2].owner = false
 	s.update()
 	s.nodes[2].owner = true
@@ -248,7 +248,7 @@ func TestPins(t *testing.T) {
 		}
 	}
 	before := n.history.rows([]uint8{1, 2, 3})
-	restart()
+	restart(true)
 	for _, p := range here {
 		s.take("before the next daemon says anything", n, p, n, LocalOwn)
 	}
@@ -259,6 +259,13 @@ func TestPins(t *testing.T) {
 	s.update()
 	for _, p := range here {
 		s.take("once it drains", s.nodes[1], p, n, LocalAsked, LocalForwarded)
+	}
+	restart(false) // a daemon that begins anew has none of these flows, and is still drained
+	s.update()
+	for _, p := range here {
+		if got := s.enter(n, p.frame()); got.at == n {
+			t.Errorf("a flow of the daemon before: %v at %s", got.why, got.at.name)
+		}
 	}
 	must(t, n.Close())
 	must(t, Remove(filepath.Join(dir, "nearcast")))

@@ -182,16 +182,19 @@ static __always_inline struct place *place_of(struct flow *f, __u64 now)
 }
 
 /* Notes where a flow is. */
-static __always_inline void put_place(struct flow *f, __u32 member, __u64 now)
+static __always_inline void put_place(struct flow *f, struct settings *c, __u32 member, __u64 now)
 {
-	struct place *at = bpf_map_lookup_elem(&flows, f), made = {.seen_ns = now, .member = member};
+	struct place *at = bpf_map_lookup_elem(&flows, f);
+	struct place made = {.seen_ns = now, .member = member, .epoch = c->epoch};
 
 	if (!at) {
 		bpf_map_update_elem(&flows, f, &made, BPF_ANY);
 		return;
 	}
-	if (at->member != member)
+	if (at->member != member || at->epoch != c->epoch) {
 		at->member = member;
+		at->epoch = c->epoch;
+	}
 	if (now - at->seen_ns > SEEN_EVERY_NS)
 		at->seen_ns = now;
 }

@@ -69,7 +69,7 @@ struct flow {
 struct place {
 	__u64 seen_ns;
 	__u32 member;
-	__u32 zero;
+	__u32 epoch; /* of the daemon that served it, if it is this node's */
 };
 
 struct fragments {
@@ -99,6 +99,8 @@ struct settings {
 	__u32 family;
 	__u16 port; /* network order */
 	__u16 zero;
+	__u32 epoch; /* another one with each daemon that does not take over from one before */
+	__u32 zero2;
 };
 
 struct count {

@@ -250,14 +250,7 @@ func (o *options) config() (edge.Config, error) {
 		flag("service-addresses", err)
 		cfg.ServiceAddresses = append(cfg.ServiceAddresses, addr.Unmap())
 	}
-	cfg.GuardInterfaces, cfg.BalanceInterfaces = o.guardInterfaces, o.balanceInterfaces
-	cfg.BalanceWeight, cfg.ClientMSS = o.balanceWeight, o.clientMSS
-	if o.balanceAddress != "" {
-		cfg.BalanceAddress, err = parseAdvertised(o.balanceAddress)
-		flag("balance-address", err)
-	}
-	cfg.XDPMode, err = xdp.ParseMode(o.xdpMode)
-	flag("xdp-mode", err)
+	o.balance(&cfg, flag)
 	cfg.KernelModes = map[kernel.Name]kernel.Mode{}
 	for name, s := range o.kernelModes {
 		cfg.KernelModes[name], err = kernel.ParseMode(*s)
@@ -282,6 +275,19 @@ func (o *options) config() (edge.Config, error) {
 		return cfg, errors.Join(errs...)
 	}
 	return cfg, cfg.Validate()
+}
+
+// balance fills in what is said about packets before the network stack has them.
+func (o *options) balance(cfg *edge.Config, flag func(string, error)) {
+	cfg.GuardInterfaces, cfg.BalanceInterfaces = o.guardInterfaces, o.balanceInterfaces
+	cfg.BalanceWeight, cfg.ClientMSS = o.balanceWeight, o.clientMSS
+	var err error
+	if o.balanceAddress != "" {
+		cfg.BalanceAddress, err = parseAdvertised(o.balanceAddress)
+		flag("balance-address", err)
+	}
+	cfg.XDPMode, err = xdp.ParseMode(o.xdpMode)
+	flag("xdp-mode", err)
 }
 
 // names fills in what is said about DNS.

@@ -23,7 +23,7 @@ func (p *Programs) loadBalance() error {
 		}
 		return errNotBalanced
 	}
-	b, err := balance.Load(balance.Config{PinDir: p.cfg.PinDir, Log: p.log})
+	b, err := balance.Load(balance.Config{PinDir: p.cfg.PinDir, TakesOver: p.cfg.TakesOver, Log: p.log})
 	if err != nil {
 		return err
 	}

@@ -92,6 +92,8 @@ type Config struct {
 	// BalanceInterfaces are those on which packets of clients and of the site's other nodes arrive.
 	BalanceInterfaces []string
 	XDPMode           xdp.Mode // of guard and balance
+	// TakesOver says that this process takes over from one that is running.
+	TakesOver bool
 
 	Log     *slog.Logger          // nil: discard
 	Metrics prometheus.Registerer // nil: not registered

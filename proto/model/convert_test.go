@@ -189,7 +189,8 @@ func TestEveryFieldIsConverted(t *testing.T) {
 	}
 	special := map[string]string{ // strings that must parse
 		"addresses": "192.0.2.1", "service_addresses": "192.0.2.1", "backbone_addresses": "192.0.2.1:7444",
-		"gossip_address": "192.0.2.1:7445", "prefixes": "192.0.2.0/24", "proxy_protocol_from": "192.0.2.0/24",
+		"gossip_address": "192.0.2.1:7445", "balance_address": "192.0.2.1:6080",
+		"prefixes": "192.0.2.0/24", "proxy_protocol_from": "192.0.2.0/24",
 		"endpoint_allow_networks": "192.0.2.0/24", "announce_aggregates": "192.0.2.0/24",
 		"address": "192.0.2.1", "local_address": "192.0.2.1",
 	}

@@ -309,6 +309,8 @@ func TestValidateFleet(t *testing.T) {
 		{"port 0", func(n *Node) { n.BackboneAddresses[0] = port("192.0.2.1:0") },
 			"node.backbone_addresses[0]"},
 		{"unspecified", func(n *Node) { n.GossipAddress = port("0.0.0.0:1") }, "node.gossip_address"},
+		{"balance address", func(n *Node) { n.BalanceAddress = port("0.0.0.0:1") }, "node.balance_address"},
+		{"balance weight", func(n *Node) { n.BalanceWeight = 1001 }, "node.balance_weight"},
 		{"backbone twice", func(n *Node) { n.BackboneAddresses = append(n.BackboneAddresses, n.BackboneAddresses[0]) },
 			"node.backbone_addresses[1]"},
 		{"service twice", func(n *Node) { n.ServiceAddresses = addrs("192.0.2.1", "192.0.2.1") },

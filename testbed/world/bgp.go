@@ -30,6 +30,9 @@ type BGPSpec struct {
 	Peer []string `json:"peer,omitempty"`
 	// Hold is the hold time of the routers' sessions, in seconds; 0: 9.
 	Hold int `json:"hold,omitempty"`
+	// ECMP has routers spread flows over equal paths by addresses and ports, and gives sites' nodes a way to each
+	// other through their router, with room for encapsulation.
+	ECMP bool `json:"ecmp,omitempty"`
 	// NoBFD keeps BFD off between a site's node and its router, and between routers.
 	NoBFD bool `json:"no_bfd,omitempty"`
 }
@@ -48,6 +51,8 @@ const (
 	cityASN     = 64801
 	bfdMillis   = 100
 	bgpMD5      = "nearcast-lab"
+	portBalance = 6080
+	balanceMTU  = 1600
 	routerWait  = 60 * time.Second
 	routersPoll = 100 * time.Millisecond
 )
@@ -122,7 +127,7 @@ func (w *World) layRouters() error {
 		x.neighbors = append(x.neighbors, neighbor{name: y.Name, local: ends[0], addr: ends[1], asn: y.ASN})
 		y.neighbors = append(y.neighbors, neighbor{name: x.Name, local: ends[1], addr: ends[0], asn: x.ASN})
 	}
-	w.uplinks = map[string]netip.Addr{}
+	w.uplinks, w.balanced = map[string]netip.Addr{}, map[string]balanceEnd{}
 	for _, r := range b.Routers {
 		if r.Site == "" {
 			continue
@@ -135,6 +140,11 @@ func (w *World) layRouters() error {
 			w.routers[r.Name].neighbors = append(w.routers[r.Name].neighbors,
 				neighbor{name: node, local: ends[0], addr: ends[1], asn: b.ASN, node: true})
 			w.uplinks[node] = ends[0]
+			if b.ECMP {
+				if err := w.layBalance(r.Name, node, ends); err != nil {
+					return err
+				}
+			}
 		}
 	}
 	return nil
@@ -155,8 +165,41 @@ func (w *World) cable(a, b string) (ends [2]netip.Addr, err error) {
 			ns.Sysctl("net.ipv4.conf."+dev+".rp_filter", "0"), ns.Sysctl("net.ipv4.ip_forward", "1")); err != nil {
 			return ends, err
 		}
+		if w.Spec.BGP.ECMP { // what is larger than a packet can't be encapsulated
+			out, err := ns.Cmd(context.Background(), "ethtool", "-K", dev, "tso", "off", "gso", "off").CombinedOutput()
+			if err != nil {
+				return ends, fmt.Errorf("ethtool %s: %w: %s", dev, err, out)
+			}
+		}
 	}
 	return ends, nil
+}
+
+// layBalance makes the cable that was laid last one that balances flows: the node reaches the others of its site
+// through the router, in packets that are larger than clients' are.
+func (w *World) layBalance(router, node string, ends [2]netip.Addr) error {
+	dev := fmt.Sprintf("bgp%d", w.cables-1)
+	w.balanced[node] = balanceEnd{dev, netip.AddrPortFrom(ends[1], portBalance)}
+	return errors.Join(
+		w.NS(router).SetMTU(dev, balanceMTU), w.NS(node).SetMTU(dev, balanceMTU),
+		w.NS(router).Sysctl("net.ipv4.fib_multipath_hash_policy", "1"),
+		w.NS(node).AddRoute(netns.Route{Dst: netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 31}), 16), Dev: dev, Via: ends[0]}))
+}
+
+// balanceEnd is where a node takes packets of its site's flows.
+type balanceEnd struct {
+	dev string
+	at  netip.AddrPort
+}
+
+// balanceArgs are the flags of a node that shares its site's flows.
+func (w *World) balanceArgs(node string) []string {
+	end, ok := w.balanced[node]
+	if !ok || !w.opt.Balance {
+		return nil
+	}
+	// What comes in natively on a veth has no checksums, which its sender leaves to a card that is not there.
+	return []string{"--balance-interfaces", end.dev, "--balance-address", end.at.String(), "--xdp-mode", "generic"}
 }
 
 // startRouters starts the routing daemons.
@@ -213,7 +256,11 @@ func (w *World) birdConf(r *router) string {
 	if r.source.IsValid() {
 		prefsrc = fmt.Sprintf("krt_prefsrc = %v; ", r.source)
 	}
-	p("protocol kernel { ipv4 { import none; export filter { %saccept; }; }; }", prefsrc)
+	merge := ""
+	if b.ECMP {
+		merge = "merge paths on; "
+	}
+	p("protocol kernel { %sipv4 { import none; export filter { %saccept; }; }; }", merge, prefsrc)
 	if !b.NoBFD {
 		p("protocol bfd { interface \"bgp*\" { interval %d ms; multiplier 3; }; }", bfdMillis)
 	}

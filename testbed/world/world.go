@@ -32,6 +32,8 @@ type Options struct {
 	// Pins is a directory on a BPF file system in which nodes pin what outlives their processes, each below
 	// its name. Empty: nothing does, and a world leaves nothing behind.
 	Pins string
+	// Balance has nodes of a site share its flows, where the routers spread them (bgp.ecmp).
+	Balance bool
 	// Bare leaves controllers and nodes out: only the network and the endpoints.
 	Bare bool
 }
@@ -48,7 +50,9 @@ type World struct {
 	opt     Options
 	routers map[string]*router    // with BGP, by name
 	uplinks map[string]netip.Addr // with BGP: each node's router
-	cables  int                   // laid between routers
+
+	balanced map[string]balanceEnd // with ECMP, by node
+	cables   int                   // laid between routers
 
 	set       *netns.Set
 	hosts     map[string]Host
@@ -372,6 +376,7 @@ func (w *World) NodeProcess(name, site string, roles []string, token string) *Pr
 		"--metrics-listen", fmt.Sprintf("127.0.0.1:%d", portMetrics),
 		"--kernel-pins", pins,
 	}, w.opt.NodeArgs...)
+	args = append(args, w.balanceArgs(name)...)
 	if w.Spec.nodePool() {
 		args = append(args, "--service-addresses", h.V4.String(), "--dns-listen", fmt.Sprintf(":%d", PortDNS))
 	}
