@@ -58,7 +58,7 @@ type Balancer struct {
 var pinned = []string{"addresses", "members", "peers", "rows", "flows", "control", "next"}
 
 // Load loads the program. What an earlier process pinned goes on to hold; otherwise everything passes. It needs
-// CAP_BPF and CAP_NET_ADMIN (before Linux 5.19 CAP_PERFMON too), and Linux 5.15 (on arm64: 6.0).
+// CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, and Linux 5.15 (on arm64: 6.0).
 func Load(cfg Config) (*Balancer, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err

@@ -174,7 +174,7 @@ func TestSockets(t *testing.T) {
 }
 
 // connect makes a connection within the node's namespace whose ends are a flow's, and returns the client's port.
-func (n *node) connect(t *testing.T, p packet) uint16 {
+func (n *node) connect(t testing.TB, p packet) uint16 {
 	t.Helper()
 	must(t, n.ns.SetUp("lo"))
 	for _, a := range []netip.Addr{p.src.Addr(), p.dst.Addr()} {

@@ -203,7 +203,7 @@ func (s *site) enter(at *node, frame []byte) outcome {
 }
 
 // owner is who the table of the nodes that serve gives a flow to, by the slow way.
-func (s *site) owner(t *testing.T, p packet) *node {
+func (s *site) owner(t testing.TB, p packet) *node {
 	var all []Share
 	for _, n := range s.nodes {
 		if n.owner && n.up {

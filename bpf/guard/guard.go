@@ -72,8 +72,8 @@ type Guard struct {
 	links     xdp.Attachments
 }
 
-// Load loads the program with empty rules: it passes everything. It needs CAP_BPF and CAP_NET_ADMIN (before
-// Linux 5.19 CAP_PERFMON too), and Linux 5.15.
+// Load loads the program with empty rules: it passes everything. It needs CAP_BPF, CAP_NET_ADMIN
+// and CAP_PERFMON, and Linux 5.15.
 func Load(cfg Config) (*Guard, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err

@@ -18,11 +18,15 @@ var Capabilities = []Capability{
 	{"CAP_BPF", unix.CAP_BPF, "to load the kernel programs"},
 	{"CAP_NET_ADMIN", unix.CAP_NET_ADMIN,
 		"to attach the kernel programs, give accelerated addresses to this machine, and have large UDP buffers"},
+	{"CAP_PERFMON", unix.CAP_PERFMON, "to load guard and balance, which compare packets' pointers"},
 	{"CAP_NET_BIND_SERVICE", unix.CAP_NET_BIND_SERVICE, "to listen on ports below 1024"},
 }
 
-// bpfCapabilities are those that every program needs.
-var bpfCapabilities = Capabilities[:2]
+// bpfCapabilities are those that every program needs, and xdpCapabilities those that guard and balance need, too.
+var (
+	bpfCapabilities = Capabilities[:2]
+	xdpCapabilities = Capabilities[2:3]
+)
 
 // effective returns the set of effective capabilities of this thread.
 func effective() (uint64, error) {

@@ -22,6 +22,9 @@ type Finding struct {
 	Cost string `json:"cost,omitempty"` // of going without
 }
 
+// ifNamed is said of programs that are attached to interfaces which the operator names.
+const ifNamed = " (if interfaces are named)"
+
 // Check looks at what this machine and this process can do for a node. Programs are loaded, which nothing is
 // attached to or goes through, and let go of.
 func Check() []Finding {
@@ -49,7 +52,7 @@ func Check() []Finding {
 		}
 	}
 	for _, name := range []Name{Balance, Guard} {
-		add("program "+string(name)+" (if interfaces are named)", costs[name], tryLoad(name), "")
+		add("program "+string(name+ifNamed), costs[name], tryLoad(name), "")
 	}
 	add("BPF file system at "+bpfFileSystem, "an upgrade moves UDP flows, and what tune has learned ends with the process",
 		onBPFFS(bpfFileSystem), "")

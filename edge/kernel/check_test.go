@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -81,6 +82,15 @@ func TestCapabilities(t *testing.T) {
 	for _, name := range []Name{Dispatch, Tune} {
 		if f := with["program "+string(name)]; !f.OK {
 			t.Errorf("with CAP_BPF and CAP_NET_ADMIN: %+v", f)
+		}
+	}
+	xdp := checkAs(t, unix.CAP_BPF, unix.CAP_NET_ADMIN, unix.CAP_PERFMON)
+	for _, name := range []Name{Balance + ifNamed, Guard + ifNamed} {
+		if f := xdp["program "+string(name)]; !f.OK {
+			t.Errorf("with CAP_PERFMON, too: %+v", f)
+		}
+		if f := with["program "+string(name)]; f.OK || !strings.Contains(f.Why, "CAP_PERFMON") {
+			t.Errorf("without CAP_PERFMON: %+v", f)
 		}
 	}
 	if with["CAP_NET_BIND_SERVICE"].OK || !with["CAP_BPF"].OK {

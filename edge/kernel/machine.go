@@ -89,6 +89,9 @@ func explain(err error) error {
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
 		missing := missingCapabilities(bpfCapabilities)
 		if len(missing) == 0 {
+			missing = missingCapabilities(xdpCapabilities)
+		}
+		if len(missing) == 0 {
 			return fmt.Errorf("the kernel does not permit it: %w", err)
 		}
 		return fmt.Errorf("not permitted: this process lacks %s", strings.Join(missing, ", "))

@@ -314,10 +314,8 @@ func (s *Set) listenTCP(at netip.AddrPort) (*net.TCPListener, error) {
 				return err
 			}
 		}
-		if s.cfg.MaxSegment > 0 {
-			if err := setMaxSegment(c, s.cfg.MaxSegment); err != nil {
-				return err
-			}
+		if err := setMaxSegment(c, s.cfg.MaxSegment); err != nil {
+			return err
 		}
 		return control(network, address, c)
 	}, KeepAlive: -1}
@@ -331,15 +329,6 @@ func (s *Set) listenTCP(at netip.AddrPort) (*net.TCPListener, error) {
 		return nil, err
 	}
 	return l.(*net.TCPListener), nil
-}
-
-// setMaxSegment is inherited by the connections of a listening socket.
-func setMaxSegment(c syscall.RawConn, size int) (err error) {
-	e := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG, size) })
-	if err = errors.Join(e, err); err != nil {
-		return fmt.Errorf("limit segments to %d bytes (--client-mss): %w", size, err)
-	}
-	return nil
 }
 
 func listenUDP(at netip.AddrPort, ports int) ([]*udpio.Conn, error) {
