@@ -3,10 +3,15 @@ package fleet
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/nearcast/nearcast/controlplane/gains"
 	"github.com/nearcast/nearcast/proto/model"
+	v1 "github.com/nearcast/nearcast/proto/nearcast/v1"
 )
 
 func clientAt(i int, rtt time.Duration, samples int) model.ClientNetwork {
@@ -69,5 +74,52 @@ func TestMergeClientsBounded(t *testing.T) {
 	}
 	if wait := clientsWait(1<<20, clientsTold); wait < 30*time.Second || clientsWait(1, clientsTold) != clientsLeast {
 		t.Errorf("a megabyte is told every %v", wait)
+	}
+}
+
+// TestGainMetrics: what acceleration gives is shown by region, what it does not give beside it.
+func TestGainMetrics(t *testing.T) {
+	r := prometheus.NewRegistry()
+	rows := []gains.Gain{
+		{Region: "eu", Flows: 30, Client: 20 * time.Millisecond, Direct: 200 * time.Millisecond, DirectBy: model.DirectProbe},
+		{Region: "eu", Flows: 10, Client: 20 * time.Millisecond, Direct: 20 * time.Millisecond, DirectBy: model.DirectPath},
+		{Region: "us", Flows: 5, Client: 20 * time.Millisecond}, // nothing to compare with
+	}
+	if _, err := newMetrics(r, func() []gains.Gain { return rows }); err != nil {
+		t.Fatal(err)
+	}
+	families, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			name := f.GetName()
+			for _, l := range m.GetLabel() {
+				name += " " + l.GetValue()
+			}
+			if strings.HasPrefix(name, "nearcast_gain_") {
+				got[name] = m.GetGauge().GetValue()
+			}
+		}
+	}
+	want := map[string]float64{"nearcast_gain_flows all eu": 40, "nearcast_gain_flows losing eu": 10,
+		"nearcast_gain_flows estimated eu": 10, "nearcast_gain_first_byte_seconds eu": 0.36}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+// TestTookClients: what a node says is kept with the time, and nonsense is not.
+func TestTookClients(t *testing.T) {
+	x := newSession(t)
+	x.tookClients(&v1.ClientNetworks{Networks: []*v1.ClientNetwork{{Prefix: []byte{1}}}})
+	if x.clients != nil {
+		t.Error("nonsense is kept")
+	}
+	x.tookClients(model.ClientNetworksToProto([]model.ClientNetwork{clientAt(1, time.Millisecond, 2)}))
+	if len(x.clients.GetNetworks()) != 1 || x.clients.GetTime() == nil {
+		t.Errorf("%v", x.clients)
 	}
 }

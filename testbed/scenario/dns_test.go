@@ -145,7 +145,7 @@ func (d *deployment) dnsMeasured(t *testing.T) {
 		t.Errorf("before anything is known of it %s goes to %v, %v", city, l.Addrs, err)
 	}
 	var last explained
-	took := eventually(t, 3*time.Minute, city+" to be brought where it is measured to be near", func() error {
+	took := eventually(t, 5*time.Minute, city+" to be brought where it is measured to be near", func() error {
 		time.Sleep(300 * time.Millisecond) // a client now and then, not as fast as it can
 		l, err := d.Resolve(d.ctx, city, "fra-1", d.app.Name, d.CityNetwork(city))
 		if err != nil || len(l.Addrs) == 0 {
