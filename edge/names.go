@@ -259,18 +259,21 @@ func (d *names) shed() {
 	flows := max(d.n.traffic.tcp.Flows(), d.n.traffic.udp.Flows())
 	d.mu.Lock()
 	before := d.shedding
-	switch limit := float64(d.n.cfg.MaxFlows); {
-	case float64(flows) >= shedAt*limit:
-		d.shedding = true
-	case float64(flows) < shedUntil*limit:
-		d.shedding = false
-	}
+	d.shedding = sheds(before, flows, d.n.cfg.MaxFlows)
 	now := d.shedding
 	d.mu.Unlock()
 	if now != before {
 		d.n.log.Warn("load shedding", "on", now, "flows", flows)
 		d.n.mesh.SetShedding(now)
 	}
+}
+
+// sheds reports whether a node with so many flows asks not to be named, given whether it did before.
+func sheds(before bool, flows, most int) bool {
+	if before {
+		return float64(flows) >= shedUntil*float64(most)
+	}
+	return float64(flows) >= shedAt*float64(most)
 }
 
 // notes says what answers go without.
