@@ -137,6 +137,7 @@ func (n *Node) buildEdge(common backbone.Common) (err error) {
 		Meter: t.meter, Saw: n.saw,
 		Self: n.self, Pool: n.pool, Gateway: t.gateway, Memory: common.Memory, MaxFlows: n.cfg.MaxFlows,
 		OnOverload: func(bound int) { t.doors.Backlog(bound + bound/4) },
+		Behind:     func() bool { return t.doors.Behind() },
 		Log:        n.log.With("room", "relay"), Metrics: n.registry,
 	}
 	if t.tcp, err = relay.NewTCP(cfg); err != nil {

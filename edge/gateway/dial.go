@@ -50,7 +50,7 @@ func (g *Gateway) DialLocal(ctx context.Context, open *wire.Open) (*net.TCPConn,
 		g.flows.Add(-1)
 		return nil, "", &OpenError{Code: wire.OpenOverloaded}
 	}
-	conn, endpoint, err := g.dial(ctx, open, true)
+	conn, endpoint, _, err := g.dial(ctx, open, true)
 	if err != nil {
 		g.flows.Add(-1)
 	}
@@ -151,11 +151,13 @@ func (k *pick) choose(skip func(int) bool) int {
 	return picker.Pick(k.hash, true, skip)
 }
 
-// dial connects a TCP flow to the first endpoint that takes it.
-func (g *Gateway) dial(ctx context.Context, open *wire.Open, local bool) (*net.TCPConn, model.EndpointID, error) {
+// dial connects a TCP flow to the first endpoint that takes it. own is how long this node kept it waiting
+// after the endpoint had answered.
+func (g *Gateway) dial(ctx context.Context, open *wire.Open, local bool) (
+	conn *net.TCPConn, endpoint model.EndpointID, own time.Duration, err error) {
 	p, group, refusal := g.find(open, local)
 	if refusal != nil {
-		return nil, "", refusal
+		return nil, "", 0, refusal
 	}
 	ctx, cancel := context.WithTimeout(ctx, g.cfg.OpenBudget)
 	defer cancel()
@@ -163,15 +165,15 @@ func (g *Gateway) dial(ctx context.Context, open *wire.Open, local bool) (*net.T
 	for k := g.newPick(p, group, open); ; {
 		e, more := k.next()
 		if e == nil {
-			return nil, "", last
+			return nil, "", 0, last
 		}
 		timeout := g.cfg.DialTimeout
 		if more {
 			timeout /= 2
 		}
-		conn, err := g.dialEndpoint(ctx, k, e, open, timeout)
+		conn, own, err := g.dialEndpoint(ctx, k, e, open, timeout)
 		if err == nil {
-			return conn, e.ID, nil
+			return conn, e.ID, own, nil
 		}
 		last = &OpenError{Code: codeOf(err), Endpoint: e.ID, Err: fmt.Errorf("dial endpoint %s: %w", e.ID, err)}
 		if ctx.Err() == nil && group.ports == nil {
@@ -179,19 +181,19 @@ func (g *Gateway) dial(ctx context.Context, open *wire.Open, local bool) (*net.T
 		}
 		g.metrics.dialsFailed.WithLabelValues(last.Code.String()).Inc()
 		if ctx.Err() != nil {
-			return nil, "", last
+			return nil, "", 0, last
 		}
 	}
 }
 
 // dialEndpoint connects to one endpoint; a name's addresses are tried one after the other.
 func (g *Gateway) dialEndpoint(ctx context.Context, k *pick, e *model.Endpoint, open *wire.Open,
-	timeout time.Duration) (*net.TCPConn, error) {
+	timeout time.Duration) (conn *net.TCPConn, own time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	addrs, err := g.addresses(ctx, e)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	for i := range addrs {
 		// The same flow begins with the same address, so that a name's addresses share the load.
@@ -200,15 +202,35 @@ func (g *Gateway) dialEndpoint(ctx context.Context, k *pick, e *model.Endpoint, 
 			err = fmt.Errorf("%w: %w", errForbidden, why)
 			continue
 		}
-		var conn *net.TCPConn
+		begin := time.Now()
 		if conn, err = connect(ctx, e.ClientAddress, open, to); err == nil {
-			return conn, nil
+			return conn, overdue(conn, time.Since(begin)), nil
 		}
 		if ctx.Err() != nil {
 			break
 		}
 	}
-	return nil, err
+	return nil, 0, err
+}
+
+// overdue returns how much longer a connect took than the endpoint, as the kernel saw it: that is how long
+// this process had no time to look. Who connected promptly is not worth the question.
+func overdue(conn *net.TCPConn, took time.Duration) time.Duration {
+	if took < promptDial {
+		return took
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	var own time.Duration
+	_ = raw.Control(func(fd uintptr) {
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err == nil && info.Total_retrans == 0 { // the SYN was not lost
+			own = max(0, took-time.Duration(info.Rtt)*time.Microsecond)
+		}
+	})
+	return own
 }
 
 // addresses returns where an endpoint is.

@@ -18,6 +18,9 @@ const (
 	troubleTime = 2 * time.Second
 	troublesMax = 1024 // endpoints remembered so
 
+	// promptDial: a connect that took less tells nothing about overload (overload's target is twice as long).
+	promptDial = 10 * time.Millisecond
+
 	// Keep-alive towards endpoints: finds out within 2 minutes that one is gone without a word.
 	keepAliveIdle     = time.Minute
 	keepAliveInterval = 15 * time.Second

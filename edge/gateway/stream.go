@@ -53,13 +53,19 @@ func (g *Gateway) HandleStream(s *backbone.Stream, open *wire.Open) backbone.Sin
 // run connects the flow and carries the endpoint's bytes.
 func (f *stream) run() {
 	s := f.Stream()
-	if !f.g.gate.Begin(f.entered, time.Now()) {
-		f.refuse(s, &OpenError{Code: wire.OpenOverloaded})
+	began := time.Now()
+	conn, endpoint, own, err := f.g.dial(f.ctx, &f.open, false)
+	if err != nil {
+		f.g.gate.Leave()
+		f.refuse(s, err)
 		return
 	}
-	conn, endpoint, err := f.g.dial(f.ctx, &f.open, false)
-	if err != nil {
-		f.refuse(s, err)
+	// A new goroutine runs at once even where there is no time for what it does: the queue shows when the
+	// endpoint has answered.
+	now := time.Now()
+	if !f.g.gate.BeginAfter(f.entered, now, now.Sub(began)-own) {
+		pump.Abort(conn)
+		f.refuse(s, &OpenError{Code: wire.OpenOverloaded})
 		return
 	}
 	if !f.Attach(conn) {

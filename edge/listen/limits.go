@@ -37,4 +37,8 @@ const (
 	// without it, one that stops reading costs up to tcp_wmem (4 MB). 256 KiB is what 10 Gbit/s take away
 	// in 0.2 ms, which a goroutine needs to wake up at worst.
 	notsentLowat = 256 << 10
+
+	// behindMax is how long a UDP socket may not be found empty before that is overload and no burst: the
+	// interval of CoDel, as in package overload.
+	behindMax = 100 * time.Millisecond
 )

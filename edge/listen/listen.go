@@ -104,6 +104,7 @@ type Set struct {
 	running sync.WaitGroup // accept loops
 	answers answers        // with a dispatcher
 	backlog atomic.Int64   // see Backlog
+	behind  atomic.Int64   // when a socket was last found behind, Unix nanoseconds
 
 	mu      sync.Mutex // guards what follows, and is held while sockets are opened
 	wanted  []socketWish
@@ -493,5 +494,6 @@ func (s *Set) handleUDP(c *udpio.Conn, pkts []udpio.Packet, err error) {
 		s.metrics.readErrors.Inc()
 		return
 	}
+	s.watch(c)
 	s.cfg.HandleUDP(c, pkts)
 }

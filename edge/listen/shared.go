@@ -206,6 +206,7 @@ func (s *Set) readShared(c *udpio.Conn) {
 			s.metrics.readErrors.Inc()
 			return nil
 		}
+		s.watch(c)
 		s.handleShared(pkts)
 		return nil
 	})

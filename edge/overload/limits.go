@@ -14,6 +14,7 @@ const (
 	intervalMax = 10 * interval // of fewer flows than flowsMin: what was so long ago tells nothing
 
 	queueTime     = 2 * target   // that those who may wait take to begin, in overload
+	awayMax       = time.Second  // of what others kept flows, that the bound makes room for
 	late          = 5 * interval // who has waited this long when overload is noticed is turned away, too
 	flowsMin      = 8            // that begin in an interval, for it to tell anything
 	boundMin      = 64           // flows that may wait in any case: so few are no danger

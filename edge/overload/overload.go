@@ -5,7 +5,9 @@
 // A node that has too little processor time accepts flows faster than it begins them, and all of them wait
 // longer and longer, until clients give up and what was done for them was for nothing. How long flows wait
 // between the two moments is what tells: a burst makes some wait, but only overload makes all of them wait,
-// also the one that waited least (the insight of CoDel, RFC 8289). From then on no more flows may wait than
+// also the one that waited least (the insight of CoDel, RFC 8289). Where a flow waits is not always where it
+// begins: a new goroutine runs before most others, and the queue is in front of what it does next. So who does
+// something first that others take part in says how long those took, and the rest was waiting. From then on no more flows may wait than
 // begin within a moment, and the others are turned away at once, which costs next to nothing.
 package overload
 
@@ -42,14 +44,18 @@ func (g *Gate) Enter() bool {
 	return true
 }
 
-// Begin says that a flow which entered at a moment (of time.Now's clock) has got its turn at another. It
+// Begin is BeginAfter for a flow that nobody else kept.
+func (g *Gate) Begin(entered, now time.Time) bool { return g.BeginAfter(entered, now, 0) }
+
+// BeginAfter says that a flow which entered at a moment (of time.Now's clock) has got its turn at another, and
+// how much of the time between was not this node's: an endpoint's, to answer. It
 // reports false for one that has waited for so long, in overload, that it must be turned away after all:
 // what came before overload was noticed would delay all that come later.
-func (g *Gate) Begin(entered, now time.Time) bool {
-	wait := now.Sub(entered)
+func (g *Gate) BeginAfter(entered, now time.Time, elsewhere time.Duration) bool {
+	wait := now.Sub(entered) - elsewhere
 	g.waiting.Add(-1)
 	g.mu.Lock()
-	over := g.m.see(now, wait)
+	over := g.m.see(now, wait, elsewhere)
 	if over {
 		was := g.bound.Load()
 		bound := g.m.decide(now, g.shed.Swap(0))
@@ -81,6 +87,7 @@ type machine struct {
 	begun time.Time     // of the interval
 	least time.Duration // wait in it
 	count int           // of flows that began in it
+	away  time.Duration // sum of what they were kept by others
 
 	overloaded bool
 	noticed    time.Time // when it became so
@@ -89,14 +96,15 @@ type machine struct {
 }
 
 // see takes note of a flow's wait, and reports whether the interval is over.
-func (m *machine) see(now time.Time, wait time.Duration) bool {
+func (m *machine) see(now time.Time, wait, elsewhere time.Duration) bool {
 	if m.begun.IsZero() || now.Sub(m.begun) > intervalMax {
-		m.begun, m.count, m.silent = now, 0, true // too few came to tell anything
+		m.begun, m.count, m.away, m.silent = now, 0, 0, true // too few came to tell anything
 	}
 	if m.count == 0 || wait < m.least {
 		m.least = wait
 	}
 	m.count++
+	m.away += elsewhere
 	return now.Sub(m.begun) >= interval && (m.count >= flowsMin || m.overloaded)
 }
 
@@ -105,6 +113,10 @@ func (m *machine) see(now time.Time, wait time.Duration) bool {
 func (m *machine) decide(now time.Time, shed int64) (bound int) {
 	lasted := now.Sub(m.begun)
 	rate := float64(m.count) / lasted.Seconds()
+	takes := queueTime
+	if m.count > 0 {
+		takes += min(m.away/time.Duration(m.count), awayMax)
+	}
 	switch {
 	case m.least > target:
 		if m.calm = 0; !m.overloaded {
@@ -120,9 +132,9 @@ func (m *machine) decide(now time.Time, shed int64) (bound int) {
 	if m.calm >= calmIntervals {
 		m.overloaded = false
 	}
-	m.begun, m.count, m.silent = now, 0, false
+	m.begun, m.count, m.away, m.silent = now, 0, 0, false
 	if !m.overloaded {
 		return 0
 	}
-	return max(boundMin, int(rate*queueTime.Seconds()))
+	return max(boundMin, int(rate*takes.Seconds()))
 }

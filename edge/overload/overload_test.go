@@ -113,3 +113,25 @@ func TestSilence(t *testing.T) {
 		t.Error("still overloaded after a minute without flows")
 	}
 }
+
+// TestElsewhere: what somebody else took is no waiting, and gives room to as many more.
+func TestElsewhere(t *testing.T) {
+	const away = 300 * time.Millisecond // an endpoint far away
+	for _, c := range []struct {
+		own        time.Duration
+		overloaded bool
+	}{{time.Millisecond, false}, {2 * target, true}} {
+		g, now := &Gate{}, start
+		for range 1000 { // 1000 a second, for a second
+			now = now.Add(time.Millisecond)
+			g.Enter()
+			g.BeginAfter(now.Add(-away-c.own), now, away)
+		}
+		if g.Overloaded() != c.overloaded {
+			t.Errorf("own %v: overloaded %v", c.own, g.Overloaded())
+		}
+		if bound := g.bound.Load(); c.overloaded && (bound < 300 || bound > 400) {
+			t.Errorf("%d may wait, want 1000/s × (40 + 300 ms)", bound)
+		}
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -435,5 +436,34 @@ func TestIdleFlowsAreSmall(t *testing.T) {
 	t.Logf("an idle flow: %.1f KB a node (clients and endpoint: %.1f KB)", perNode/1000, direct/1000)
 	if perNode > 10_000 {
 		t.Errorf("an idle flow costs %.0f bytes a node", perNode)
+	}
+}
+
+// TestDatagramOverload: while more datagrams come than the node can do, new flows are dropped and counted, and
+// those that are there go on.
+func TestDatagramOverload(t *testing.T) {
+	var behind atomic.Bool
+	w := newWorld(t, spec{gates: []string{"x"}, groups: []model.EndpointGroup{group("x", 1)},
+		relay: func(c *Config) { c.Behind = behind.Load }})
+	w.answerUDP(1, udpEcho)
+	old := w.dialUDP()
+	if err := echoed(old, []byte("before")); err != nil {
+		t.Fatal(err)
+	}
+	behind.Store(true)
+	late := w.dialUDP()
+	w.eventually("it is dropped and counted", func() bool {
+		_, err := late.Write([]byte("late"))
+		return err == nil && metric(t, w.reg, "nearcast_relay_udp_dropped_total", "reason", "overload") > 0
+	})
+	if err := echoed(old, []byte("meanwhile")); err != nil {
+		t.Error(err)
+	}
+	if n := w.udp.Flows(); n != 1 {
+		t.Errorf("%d flows, want the old one", n)
+	}
+	behind.Store(false)
+	if err := echoed(late, []byte("after")); err != nil {
+		t.Error(err)
 	}
 }

@@ -71,6 +71,10 @@ type Config struct {
 	// is not any more (see package overload). It must not block. nil: nobody.
 	OnOverload func(bound int)
 
+	// Behind reports whether more datagrams come than this node can do. New flows of datagrams are dropped
+	// then, so that those that are there get through. nil: never.
+	Behind func() bool
+
 	Log     *slog.Logger          // nil: discard
 	Metrics prometheus.Registerer // nil: not registered
 }
@@ -96,6 +100,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.OpenTimeout == 0 {
 		c.OpenTimeout = openTimeoutDefault
+	}
+	if c.Behind == nil {
+		c.Behind = func() bool { return false }
 	}
 	if c.Meter == nil {
 		c.Meter, _ = meter.New(meter.Config{}) // fails only where there are metrics

@@ -180,6 +180,11 @@ func (u *UDP) begin(r *ruling, tuple flow.Tuple, conn *udpio.Conn) *udpSession {
 		counts.meter.Refuse(model.UDP, tuple.Src, tuple.Dst, meter.ResetByNearcast, "denied")
 		return nil
 	}
+	if u.cfg.Behind() {
+		u.drop("overload", 1)
+		counts.meter.Refuse(model.UDP, tuple.Src, tuple.Dst, meter.ResetByNearcast, "overload")
+		return nil
+	}
 	p, ok := u.admit.enter(counts)
 	if !ok {
 		counts.meter.Refuse(model.UDP, tuple.Src, tuple.Dst, meter.ResetByNearcast, "limit")

@@ -263,7 +263,9 @@ func (l *loop[T]) read(m *member[T]) {
 		l.more = true
 		return
 	}
-	l.more = l.more || l.reader.have == readMessages
+	full := l.reader.have == readMessages
+	m.conn.batch(full)
+	l.more = l.more || full
 	for !m.conn.closed.Load() {
 		n := l.reader.take(l.pkts[:])
 		if n == 0 {

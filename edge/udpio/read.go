@@ -101,6 +101,7 @@ func (c *Conn) Serve(handle func(pkts []Packet, err error) error) (err error) {
 		for more := true; more && err == nil && !c.closed.Load(); {
 			r.receive(fd)
 			if r.errno == unix.EAGAIN {
+				c.batch(false)
 				return false
 			}
 			if r.errno != 0 {
@@ -109,6 +110,7 @@ func (c *Conn) Serve(handle func(pkts []Packet, err error) error) (err error) {
 			}
 			more = r.have == readMessages
 			got := r.have
+			c.batch(more)
 			for n := r.take(pkts); n > 0 && err == nil; n = r.take(pkts) {
 				err = handle(pkts[:n], nil)
 			}

@@ -80,6 +80,7 @@ type Conn struct {
 	onClose  atomic.Pointer[func()] // a Poller's
 	trainMax atomic.Int32           // largest packet size worth joining to trains; 0: no trains
 	stats    counters
+	behind   atomic.Int64 // since when every batch was full (time.Now's Unix nanoseconds); 0: the last was not
 
 	readMu sync.Mutex
 	reader *Reader // made by the first ReadBatch
@@ -157,6 +158,26 @@ func (c *Conn) Unuse() { c.users.Add(-1) }
 
 // Users returns how many Uses have not ended.
 func (c *Conn) Users() int { return int(c.users.Load()) }
+
+// Behind returns for how long the socket has not been found empty, although what was received was handled at
+// once: more comes than its reader can do. It is 0 for a socket that keeps up, and known with Serve or a Poller.
+func (c *Conn) Behind() time.Duration {
+	since := c.behind.Load()
+	if since == 0 {
+		return 0
+	}
+	return max(1, time.Duration(time.Now().UnixNano()-since))
+}
+
+// batch notes whether a receive took all that it asked for.
+func (c *Conn) batch(full bool) {
+	switch was := c.behind.Load(); {
+	case full && was == 0:
+		c.behind.Store(time.Now().UnixNano())
+	case !full && was != 0:
+		c.behind.Store(0)
+	}
+}
 
 // Close ends reads that wait with net.ErrClosed. The second Close does nothing.
 func (c *Conn) Close() error {
