@@ -318,6 +318,10 @@ func (t *traffic) notes() []string {
 		notes = append(notes, fmt.Sprintf("%d ports of custom routing are closed here: without the kernel's "+
 			"dispatcher there is a socket for each address, port and protocol, and at most %d of them", ports, room))
 	}
+	if left, _ := t.doors.Left(); len(left) > 0 {
+		notes = append(notes, fmt.Sprintf("ports of listeners that other services of this machine have, and keep: %v",
+			left[:min(len(left), 20)]))
+	}
 	return notes
 }
 
@@ -325,6 +329,10 @@ func (t *traffic) notes() []string {
 func (t *traffic) missing() []string {
 	if t.doors == nil {
 		return nil
+	}
+	if _, wanted := t.doors.Left(); len(wanted) > 0 {
+		return []string{fmt.Sprintf("%v is another service's of this machine: stop it, or give the listener other ports",
+			wanted[0])}
 	}
 	n := t.doors.Missing()
 	if n == 0 {

@@ -12,6 +12,10 @@ const (
 	manyUDPPorts    = 64
 	smallRecvBuffer = 1 << 20
 
+	// wideRange is from how many ports on a listener does not mean each of them: those that other services of
+	// the machine have are left to them without more ado.
+	wideRange = 1024
+
 	retryEvery  = 5 * time.Second       // for sockets that could not be opened
 	drainAccept = 10 * time.Millisecond // for connections in the backlog of a socket that is closed
 

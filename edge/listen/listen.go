@@ -100,6 +100,7 @@ func (c *Config) Validate() error {
 type Set struct {
 	cfg     Config
 	metrics *metrics
+	machine machine
 	poller  *udpio.Poller[*udpio.Conn]
 	running sync.WaitGroup // accept loops
 	answers answers        // with a dispatcher
@@ -148,7 +149,7 @@ func New(cfg Config) (*Set, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
-	s := &Set{cfg: cfg, sockets: map[socketKey]*socket{}}
+	s := &Set{cfg: cfg, sockets: map[socketKey]*socket{}, machine: machine{interfaceAddresses, listening}}
 	s.metrics = newMetrics(s)
 	var err error
 	s.poller, err = udpio.NewPoller(udpio.PollerConfig[*udpio.Conn]{Handle: s.handleUDP})

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -29,6 +30,7 @@ type shared struct {
 	live     bool      // the dispatcher leads to them
 	bindings []Binding // wanted
 	missing  int       // of bindings, that do not hold yet
+	left     left      // to other services
 	gone     bool      // another process has taken over
 	until    time.Time // that handshakes are finished here after a hand-over; zero: no hand-over
 }
@@ -97,9 +99,14 @@ func (s *Set) settleShared() (err error) {
 	}
 	if err = s.openShared(); err == nil {
 		var all []dispatch.Rule
-		if all, err = rules(h.bindings); err == nil {
+		kept, left := s.leaveServices(h.bindings)
+		if all, err = rules(kept); err == nil {
 			err = s.cfg.Dispatch.Update(all)
 		}
+		if !slices.Equal(left.wide, h.left.wide) || !slices.Equal(left.narrow, h.left.narrow) {
+			s.cfg.Log.Info("ports are left to other services of this machine", "all_ports", left.wide, "wanted", left.narrow)
+		}
+		h.left = left
 	}
 	switch {
 	case errors.Is(err, dispatch.ErrTakenOver):
@@ -181,6 +188,11 @@ func (s *Set) retryShared() {
 		err := s.settleShared()
 		if s.shared.missing != before || err == nil {
 			s.cfg.Log.Info("listeners opened late", "missing", s.shared.missing, "error", err)
+		}
+	} else if _, now := s.leaveServices(s.shared.bindings); !slices.Equal(now.wide, s.shared.left.wide) ||
+		!slices.Equal(now.narrow, s.shared.left.narrow) {
+		if err := s.settleShared(); err != nil {
+			s.cfg.Log.Warn("services of this machine have changed", "error", err)
 		}
 	}
 	s.mu.Unlock()
