@@ -117,9 +117,9 @@ func (a *Announcer) Gossip() Member {
 	return Member{Announcing: up && s.plan.complete(), WantsOut: up && s.plan.wantsOut()}
 }
 
-// onBFD hears of a router from BFD. One that was told to stop has not failed (RFC 5882 4.2).
-func (a *Announcer) onBFD(peer netip.Addr, s bfd.State, why bfd.Diag, remote bfd.State) {
-	if s == bfd.Down && why != bfd.DiagNone && remote != bfd.AdminDown {
+// onBFD hears of a router from BFD.
+func (a *Announcer) onBFD(peer netip.Addr, _ bfd.State, failed bool) {
+	if failed {
 		select {
 		case a.down <- peer:
 		default: // the session's own hold time is left

@@ -91,9 +91,9 @@ type pair struct {
 func newPair(a, b Params) *pair {
 	p := &pair{seen: make(chan State, 16), diags: make(chan Diag, 16)}
 	p.a = &session{machine: NewMachine(1, a), inbox: make(chan Packet, inboxPackets),
-		change: func(s State, d Diag, _ State) { p.seen <- s; p.diags <- d }}
+		change: func(s State, d Diag, _ bool) { p.seen <- s; p.diags <- d }}
 	p.b = &session{machine: NewMachine(2, b), inbox: make(chan Packet, inboxPackets),
-		change: func(State, Diag, State) {}}
+		change: func(State, Diag, bool) {}}
 	to := func(s *session, lost func() bool) func([]byte) {
 		return func(b []byte) {
 			if pk, err := Parse(b); err == nil && !lost() {
@@ -171,8 +171,38 @@ func TestStopIsNoFailure(t *testing.T) {
 		state, diag := <-p.seen, <-p.diags
 		cancel()
 		synctest.Wait() // the machine is its session's until that has ended
-		if state != Down || diag != DiagSignaled || p.a.machine.Remote() != AdminDown {
-			t.Errorf("%v, %v, the other said %v", state, diag, p.a.machine.Remote())
+		if state != Down || diag != DiagSignaled || p.a.machine.Failed() {
+			t.Errorf("%v, %v, failed %v", state, diag, p.a.machine.Failed())
 		}
 	})
+}
+
+// TestWhatIsFailure: silence is, and Down with a reason; a session that the other side began anew is not.
+func TestWhatIsFailure(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		last func(m *Machine, now time.Time)
+		want bool
+	}{
+		{"up", func(*Machine, time.Time) {}, false},
+		{"silence", func(m *Machine, now time.Time) { m.Expire(now.Add(time.Hour)) }, true},
+		{"it heard nothing from us", func(m *Machine, now time.Time) {
+			m.Receive(Packet{State: Down, Diag: DiagTimeout, My: 7, Your: 1, Mult: 3}, now)
+		}, true},
+		{"begun anew", func(m *Machine, now time.Time) { m.Receive(Packet{State: Down, My: 8, Mult: 3}, now) }, false},
+		{"told to stop", func(m *Machine, now time.Time) {
+			m.Receive(Packet{State: AdminDown, Diag: DiagAdminDown, My: 7, Your: 1, Mult: 3}, now)
+		}, false},
+	} {
+		m, now := NewMachine(1, Params{100 * time.Millisecond, 3}), time.Now()
+		m.Receive(Packet{State: Down, My: 7, Mult: 3}, now)
+		m.Receive(Packet{State: Up, My: 7, Your: 1, Mult: 3}, now)
+		if s, _ := m.State(); s != Up {
+			t.Fatalf("%s: %v before it begins", c.name, s)
+		}
+		c.last(m, now)
+		if got := m.Failed(); got != c.want {
+			t.Errorf("%s: failed %v, want %v", c.name, got, c.want)
+		}
+	}
 }

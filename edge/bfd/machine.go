@@ -17,6 +17,7 @@ type Machine struct {
 	state       State
 	diag        Diag
 	remoteState State
+	remoteDiag  Diag
 	your        uint32
 	remoteMult  uint8
 	remoteTX    time.Duration // its DesiredMinTX
@@ -34,8 +35,19 @@ func NewMachine(my uint32, p Params) *Machine {
 // State returns the session's state, and why it went down last.
 func (m *Machine) State() (State, Diag) { return m.state, m.diag }
 
-// Remote returns the state that the other side has last said.
-func (m *Machine) Remote() State { return m.remoteState }
+// Failed reports whether the session is down because the other side, or the way to it, has failed. It has
+// not if it was told to stop (RFC 5882 4.2), nor if it says Down without a reason: that is a session which
+// it began anew, as routers do whenever their BGP session begins anew. To take that for a failure would
+// reset the BGP session which has just come back, for ever.
+func (m *Machine) Failed() bool {
+	switch {
+	case m.state != Down:
+		return false
+	case m.diag == DiagSignaled:
+		return m.remoteState == Down && m.remoteDiag != DiagNone
+	}
+	return m.diag != DiagNone
+}
 
 // Receive takes a packet that is meant for this session (RFC 5880 6.8.6). reply says that an answer
 // must be sent at once.
@@ -44,7 +56,7 @@ func (m *Machine) Receive(p Packet, now time.Time) (reply bool) {
 		return false
 	}
 	m.heard = now
-	m.your, m.remoteState, m.remoteMult = p.My, p.State, p.Mult
+	m.your, m.remoteState, m.remoteDiag, m.remoteMult = p.My, p.State, p.Diag, p.Mult
 	m.remoteTX, m.remoteRX = p.DesiredMinTX, p.RequiredMinRX
 	if p.Final {
 		m.polling = false

@@ -21,9 +21,9 @@ import (
 type Config struct {
 	Log     *slog.Logger          // nil: discard
 	Metrics prometheus.Registerer // nil: not registered
-	// OnChange is told of each change of a session's state: why it went down, and what state the other
-	// side has last said (AdminDown: it was told to stop, which is no failure). It must not block.
-	OnChange func(peer netip.Addr, s State, why Diag, remote State)
+	// OnChange is told of each change of a session's state, and whether it went down because the other side
+	// has failed (see Machine.Failed). It must not block.
+	OnChange func(peer netip.Addr, s State, failed bool)
 }
 
 // Server watches neighbours. Its methods may be called from any goroutine.
@@ -56,7 +56,7 @@ func New(cfg Config) *Server {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	if cfg.OnChange == nil {
-		cfg.OnChange = func(netip.Addr, State, Diag, State) {}
+		cfg.OnChange = func(netip.Addr, State, bool) {}
 	}
 	s := &Server{cfg: cfg, sessions: map[netip.Addr]*held{}, sockets: map[bool]*net.UDPConn{}}
 	s.metrics = newMetrics(cfg.Metrics, s)
@@ -163,13 +163,14 @@ func (s *Server) start(p Peer) error {
 				s.metrics.dropped.WithLabelValues("send").Inc()
 			}
 		},
-		change: func(now State, why Diag, remote State) {
+		change: func(now State, why Diag, failed bool) {
 			h.mu.Lock()
 			h.state = now
 			h.mu.Unlock()
 			s.metrics.changes.Inc()
-			s.cfg.Log.Info("BFD session", "peer", p.Addr, "state", now.String(), "diag", why)
-			s.cfg.OnChange(p.Addr, now, why, remote)
+			s.cfg.Log.Info("BFD session", "peer", p.Addr, "state", now.String(), "diag", why,
+				"failed", failed)
+			s.cfg.OnChange(p.Addr, now, failed)
 		},
 	}
 	s.sessions[p.Addr] = h

@@ -13,7 +13,7 @@ type session struct {
 	machine *Machine
 	inbox   chan Packet
 	send    func([]byte)
-	change  func(State, Diag, State) // state, why, and what the other side has said
+	change  func(s State, why Diag, failed bool)
 }
 
 // Peer is a neighbour to watch.
@@ -69,7 +69,7 @@ func (s *session) run(ctx context.Context) {
 		}
 		if now, why := s.machine.State(); now != state {
 			state = now
-			s.change(now, why, s.machine.Remote())
+			s.change(now, why, s.machine.Failed())
 		}
 	}
 }
