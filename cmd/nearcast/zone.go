@@ -400,7 +400,7 @@ func (c *cli) showExplained(r *pb.ExplainSteerResponse) error {
 		p.line("Because", r.GetReason())
 		p.line("Asked", r.GetAnsweredBy())
 		for _, s := range r.GetSites() {
-			p.line("Site "+s.GetSite(), explainedSite(s))
+			p.line("Site "+s.GetSite(), explainedSite(s, r.GetSource()))
 		}
 		p.line("Edge", r.GetEdge())
 		if m := r.GetMapping(); m != nil {
@@ -433,7 +433,7 @@ func explainedMapping(m *pb.ExplainedMapping) string {
 	return text + " by " + strings.Join(m.GetGateways(), " ") + ", client address " + enumText(m.GetClientAddress())
 }
 
-func explainedSite(s *pb.ExplainedSite) string {
+func explainedSite(s *pb.ExplainedSite, source string) string {
 	var parts []string
 	if s.GetRttMs() >= 0 {
 		parts = append(parts, fmt.Sprintf("measured %.1f ms", s.GetRttMs()))
@@ -447,9 +447,14 @@ func explainedSite(s *pb.ExplainedSite) string {
 	if len(s.GetNodes()) > 0 {
 		parts = append(parts, "nodes "+strings.Join(s.GetNodes(), " "))
 	}
-	if s.GetPassedOver() == "" {
+	switch {
+	case s.GetPassedOver() == "" && source == "anycast":
+		parts = append(parts, "announces the address")
+	case s.GetPassedOver() == "":
 		parts = append(parts, "the answer")
-	} else {
+	case source == "anycast":
+		parts = append(parts, s.GetPassedOver())
+	default:
 		parts = append(parts, "passed over: "+s.GetPassedOver())
 	}
 	return strings.Join(parts, ", ")

@@ -104,6 +104,14 @@ func (s *service) ExplainSteer(ctx context.Context, req *v1.ExplainSteerRequest)
 		ask = n.ID
 	}
 	r, err := s.cfg.Fleet.Explain(ctx, ask, req)
+	if err == nil && r.GetSource() == "anycast" {
+		client, _ := netip.ParseAddr(req.GetClient()) // parsed above
+		if at := s.cfg.Fleet.ExplainAnycast(client, r); at != "" && ask == "" {
+			if own, err := s.cfg.Fleet.Explain(ctx, at, req); err == nil {
+				r.Regions = own.GetRegions()
+			}
+		}
+	}
 	if err != nil || r.GetEdge() == "" {
 		return r, err
 	}

@@ -165,9 +165,9 @@ func TestReload(t *testing.T) {
 			}
 		})
 	}
-	for i := range 200 {
+	for i := range 60 {
 		s.Set(load(i))
-		if i%20 == 0 { // let each be asked
+		if i%6 == 0 { // let each be asked
 			before := asked.Load()
 			for deadline := time.Now().Add(15 * time.Second); asked.Load() < before+20 && time.Now().Before(deadline); {
 				time.Sleep(time.Millisecond)
@@ -176,10 +176,10 @@ func TestReload(t *testing.T) {
 	}
 	stop.Store(true)
 	clients.Wait()
-	if lost.Load() != 0 || asked.Load() < 200 || len(seen) != 2 || seen["198.51.100.1"] == 0 || seen["198.51.100.2"] == 0 {
+	if lost.Load() != 0 || asked.Load() < 100 || len(seen) != 2 || seen["198.51.100.1"] == 0 || seen["198.51.100.2"] == 0 {
 		t.Errorf("%d of %d queries lost, answers %v", lost.Load(), asked.Load(), seen)
 	}
-	t.Logf("%d queries over 200 reloads, %d lost, answers %v", asked.Load(), lost.Load(), seen)
+	t.Logf("%d queries over 60 reloads, %d lost, answers %v", asked.Load(), lost.Load(), seen)
 }
 
 // TestCookieRotation: while the fleet goes from one secret to the next a client with a cookie is never asked
@@ -239,9 +239,9 @@ func TestCookieRotation(t *testing.T) {
 }
 
 // TestNoGrowth: random names and sources, as floods have them, do not make memory grow; neither where each
-// name needs a signature. 100,000 and 5,000; NEARCAST_FULL=1: a million and 200,000.
+// name needs a signature. 30,000 and 1,000; NEARCAST_FULL=1: a million and 200,000.
 func TestNoGrowth(t *testing.T) {
-	names, signed := 100_000, 5_000
+	names, signed := 30_000, 1_000
 	if os.Getenv("NEARCAST_FULL") == "1" {
 		names, signed = 1_000_000, 200_000
 	}
