@@ -6,9 +6,9 @@ const (
 	// beatEvery is how often each other node of the site is asked.
 	beatEvery = 250 * time.Millisecond
 
-	// suspectAfter is the silence after which a node owns nothing: eight questions without an answer. A process that
-	// a busy machine does not run for a moment is still there.
-	suspectAfter = 2 * time.Second
+	// suspectAfter is the silence after which a node owns nothing: twelve questions without an answer. A process
+	// that a busy machine does not run for a moment is still there.
+	suspectAfter = 3 * time.Second
 
 	// nonceEvery is how long one question is asked. Its answer may come that much later.
 	nonceEvery = time.Second

@@ -5,7 +5,7 @@
 //	routing table, neighbours ─▶ interface and MAC address of each
 //
 // Gossip is made for wide networks and takes half a minute to declare a node dead; nodes of a site are a
-// fraction of a millisecond apart, and ask each other four times a second. A node that does not answer for two
+// fraction of a millisecond apart, and ask each other four times a second. A node that does not answer for three
 // seconds owns nothing any more and is a suspect: what only it can have is still sent to it; after ten it is gone.
 // A node joins when it answers and says that it serves.
 //

@@ -65,6 +65,11 @@ func TestBalance(t *testing.T) {
 	d.agreed(t, 3, 3)
 	d.alone(t, "and brought back", own, tcp, more)
 	d.goesOn(t, udp)
+
+	d.upgrade(t, "fra-3") // its new process begins new sessions with the router
+	d.agreed(t, 3, 3)
+	d.alone(t, "a node upgraded", own, tcp, more)
+	d.goesOn(t, udp)
 }
 
 // TestWithoutBalance is the same site without: flows break as soon as a node is added.
@@ -97,6 +102,7 @@ func raiseSite(t *testing.T, name string, balanced bool) (*deployment, *download
 	})
 	d := raise(t, "site", named(name), world.Options{Pins: pins, Balance: balanced,
 		NodeArgs: []string{"--drain-timeout", "2s"}}) // UDP flows that are silent last longer
+	t.Cleanup(func() { d.stopNext(t, "fra-3") })
 	d.routes(t, 3)
 	if err := d.Nodes["fra-3"].Stop(); err != nil {
 		t.Fatal(err)
@@ -125,7 +131,7 @@ func (d *deployment) routes(t *testing.T, n int) {
 	eventually(t, 60*time.Second, fmt.Sprintf("the router has %d routes", n), func() error {
 		out, err := d.NS("rt-fra").Cmd(d.ctx, "ip", "route", "show", prefix).CombinedOutput()
 		if got := strings.Count(string(out), " via "); err != nil || got != n {
-			return fmt.Errorf("%w, %d routes: %s", err, got, out)
+			return fmt.Errorf("%v, %d routes: %s", err, got, out)
 		}
 		return nil
 	})
@@ -333,15 +339,21 @@ func (d *deployment) download(t *testing.T, n int) *downloads {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if err := c.(*net.TCPConn).SetReadBuffer(16 << 10); err != nil { // so that it is not ahead for long
+			t.Fatal(err)
+		}
 		x := &download{port: c.LocalAddr().(*net.TCPAddr).AddrPort().Port(), ended: make(chan struct{})}
 		out.all = append(out.all, x)
 		context.AfterFunc(ctx, func() { c.Close() })
-		running.Go(func() { x.read(ctx, c) })
+		running.Go(func() { x.read(ctx, c, time.Duration(n)*downloadPace) })
 	}
 	return out
 }
 
-func (x *download) read(ctx context.Context, c net.Conn) {
+// downloadPace keeps what all downloads bring together at 6 MB/s.
+const downloadPace = 2500 * time.Microsecond
+
+func (x *download) read(ctx context.Context, c net.Conn, pace time.Duration) {
 	defer close(x.ended)
 	defer c.Close()
 	pattern := load.NewPattern(0)
@@ -360,7 +372,7 @@ func (x *download) read(ctx context.Context, c net.Conn) {
 			x.err = fmt.Errorf("port %d, after %d bytes: %w", x.port, x.bytes.Load(), err)
 			return
 		}
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(pace)
 	}
 	<-ctx.Done()
 }
@@ -377,8 +389,7 @@ func (f *downloads) broken() (all []*download) {
 	return all
 }
 
-// progress waits until each download that has not ended has brought a good deal more: far more than can have been
-// on its way.
+// progress waits until each download that has not ended has brought a good deal more: more than was on its way.
 func (f *downloads) progress(t *testing.T) {
 	t.Helper()
 	was := make([]int64, len(f.all))

@@ -258,7 +258,7 @@ func (w *World) birdConf(r *router) string {
 	}
 	merge := ""
 	if b.ECMP {
-		merge = "merge paths on; "
+		merge = "merge paths on; scan time 2; " // what the kernel lost of a change is put back soon
 	}
 	p("protocol kernel { %sipv4 { import none; export filter { %saccept; }; }; }", merge, prefsrc)
 	if !b.NoBFD {
