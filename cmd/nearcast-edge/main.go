@@ -53,6 +53,15 @@ timeout is over. A second one ends at once. SIGHUP upgrades: the program that li
 from takes over, new flows are its own, old ones end here (see nearcast-edge upgrade).
 
 Every flag may stand in the file of --config, as YAML with the same names; flags win.`,
+		Example: `  # The first start, with a token of "nearcast token create --site fra --edge --gateway":
+  nearcast-edge --controllers ctl.example.net:7443 --join-token NC1… --name fra-1 --site fra \
+      --roles edge,gateway --data-dir /var/lib/nearcast --backbone-advertise 192.0.2.10:7444
+
+  # Every later start:
+  nearcast-edge --controllers ctl.example.net:7443 --data-dir /var/lib/nearcast
+
+  # The same from a file that says "controllers: [ctl.example.net:7443]" and so on:
+  nearcast-edge --config /etc/nearcast/edge.yaml`,
 		Args:          cobra.NoArgs,
 		Version:       version,
 		SilenceUsage:  true,

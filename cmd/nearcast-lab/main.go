@@ -36,6 +36,7 @@ func root() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:           "nearcast-lab",
 		Short:         "Raise Nearcast worlds on one machine: show, play, measure",
+		Example:       "  nearcast-lab demo\n  nearcast-lab up demo\n  nearcast-lab bench raw",
 		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
