@@ -2,6 +2,7 @@ package edge
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"io/fs"
@@ -20,10 +21,43 @@ import (
 
 // clientsFile keeps, in the data directory, what all nodes measured of clients' networks, so that a node that
 // starts without controllers answers as before: SHA-256 of what follows, and a serialised ClientNetworks.
-const clientsFile = "clients"
+// seenFile keeps in the same form what this node itself saw.
+const clientsFile, seenFile = "clients", "clients-seen"
 
 // saw takes what a flow saw.
 func (n *Node) saw(x clients.Sight) { n.clients.Saw(x, time.Now()) }
+
+// recall takes over what an earlier process of this node saw.
+func (n *Node) recall() {
+	path := filepath.Join(n.cfg.DataDir, seenFile)
+	list, err := loadClients(path, time.Now())
+	if err != nil {
+		n.log.Warn("what was seen of clients' networks is not used", "error", err)
+	}
+	if info, err := os.Stat(path); err == nil {
+		n.clients.Restore(list, info.ModTime())
+	}
+}
+
+// remember writes what this node sees of clients' networks to disk, now and then and at the end.
+func (n *Node) remember(ctx context.Context) error {
+	tick := time.NewTicker(clientsKeep)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+		}
+		if list := n.measured(); len(list) > 0 {
+			if err := keepClients(filepath.Join(n.cfg.DataDir, seenFile), list); err != nil {
+				n.log.Warn("what is seen of clients' networks is not kept on disk", "error", err)
+			}
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+	}
+}
 
 // onClients returns who takes what all nodes measured; nil: this node answers no DNS.
 func (n *Node) onClients() func([]model.ClientNetwork) {

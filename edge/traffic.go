@@ -133,6 +133,7 @@ func (n *Node) buildEdge(common backbone.Common) (err error) {
 	if n.clients, err = clients.New(n.registry); err != nil {
 		return err
 	}
+	n.recall()
 	cfg := relay.Config{
 		Meter: t.meter, Saw: n.saw,
 		Self: n.self, Pool: n.pool, Gateway: t.gateway, Memory: common.Memory, MaxFlows: n.cfg.MaxFlows,
@@ -167,6 +168,7 @@ func (t *traffic) start(parts *rooms) {
 	parts.start("gateway", t.gateway.Run)
 	if t.doors != nil {
 		parts.start("flow logs", t.flowlog.Run)
+		parts.start("clients", t.n.remember)
 		parts.start("meter", t.meter.Run)
 		parts.start("relay of TCP", t.tcp.Run)
 		parts.start("relay of UDP", t.udp.Run)

@@ -133,6 +133,28 @@ func (t *Table) Saw(x Sight, now time.Time) {
 	}
 }
 
+// Restore takes over what an earlier process of the node told by Networks, as of then. It is called before
+// Saw is.
+func (t *Table) Restore(list []model.ClientNetwork, then time.Time) {
+	for _, c := range list {
+		s := &t.shards[maphash.Comparable(t.seed, c.Prefix)%shards]
+		s.mu.Lock()
+		if len(c.Sites) > 0 && len(s.networks) < networksMax/shards {
+			n := &network{last: then, rtt: smoothed{float64(c.Sites[0].RTT), c.Sites[0].Samples}}
+			for _, r := range c.Regions[:min(len(c.Regions), regionsMax)] {
+				x := region{name: r.Region, flows: r.Flows, open: smoothed{float64(r.Open), r.Flows},
+					backbone: smoothed{float64(r.Backbone), r.Flows}}
+				if r.Down > 0 {
+					x.down = smoothed{(1 << 20) * float64(time.Second) / float64(r.Down), 1}
+				}
+				n.regions = append(n.regions, x)
+			}
+			s.networks[c.Prefix] = n
+		}
+		s.mu.Unlock()
+	}
+}
+
 // evict makes room: of a few networks (a map begins its iteration anywhere) the one not seen for longest
 // goes. mu is held.
 func (s *shard) evict() {

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/nearcast/nearcast/proto/model"
@@ -60,6 +62,28 @@ func TestTable(t *testing.T) {
 	}
 	if old := table.Networks("fra", 1000, now.Add(keep+time.Second)); len(old) != 0 || table.Len() != 0 {
 		t.Errorf("%d networks after a day without flows", len(old))
+	}
+}
+
+// TestRestore: another process goes on where this one was.
+func TestRestore(t *testing.T) {
+	before, now := newTable(t), time.Unix(1e9, 0)
+	for i := range 30 {
+		before.Saw(Sight{Client: addr(i), RTT: time.Duration(i+1) * time.Millisecond, Region: "eu", Open: 9 * time.Millisecond,
+			Backbone: 8 * time.Millisecond, Sent: 8 << 20, Busy: time.Second}, now)
+	}
+	told := before.Networks("fra", 100, now)
+	after := newTable(t)
+	after.Restore(told, now)
+	if d := cmp.Diff(told, after.Networks("fra", 100, now.Add(time.Hour)), cmpopts.EquateComparable(netip.Prefix{})); d != "" {
+		t.Error(d)
+	}
+	after.Saw(Sight{Client: addr(3), RTT: 4 * time.Millisecond}, now)
+	if n := after.Networks("fra", 100, now)[3].Sites[0]; n.Samples != 2 {
+		t.Errorf("%+v", n)
+	}
+	if old := after.Networks("fra", 100, now.Add(keep+time.Second)); len(old) != 0 {
+		t.Errorf("%d networks although they are old", len(old))
 	}
 }
 
