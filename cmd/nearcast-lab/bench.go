@@ -70,6 +70,7 @@ datagrams, CPU time and memory. Without an argument it does both. The report is 
 			return os.RemoveAll(dir)
 		},
 	}
+	cmd.AddCommand(benchAPICommand())
 	cmd.Flags().BoolVar(&quick, "quick", false, "fewer and shorter runs: to see that it works, not to quote")
 	cmd.Flags().StringVar(&only, "only", "", "measure only the kinds of load, or worlds, whose name contains this `text`")
 	cmd.Flags().BoolVar(&profile, "profile", false, "of raw, keep CPU and allocation profiles of edge and gateway, too")

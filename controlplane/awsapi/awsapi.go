@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"time"
 
@@ -116,14 +117,23 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		code = err.code
 		w.Header().Set("X-Amzn-Errortype", code)
 		answer, _ = json.Marshal(map[string]string{"__type": err.code, "Message": err.message})
-		w.WriteHeader(err.status)
 	}
-	if _, err := w.Write(answer); err != nil {
-		h.log.Debug("answer not taken", "operation", name, "err", err)
-	}
+	h.send(w, name, err, answer)
 	h.requests.WithLabelValues(name, code).Inc()
 	h.log.Debug("call", "operation", name, "error", code, "peer", r.RemoteAddr, "request_id", id,
 		"took", time.Since(began))
+}
+
+// send sends an answer. Its length is said, as AWS does: clients stop reading where JSON ends, and of an answer in
+// chunks there would be an end to come then, so that the connection could not be used again.
+func (h *Handler) send(w http.ResponseWriter, name string, f *fault, body []byte) {
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	if f != nil {
+		w.WriteHeader(f.status)
+	}
+	if _, err := w.Write(body); err != nil {
+		h.log.Debug("answer not taken", "operation", name, "err", err)
+	}
 }
 
 // serveCloudWatch answers a request to CloudWatch.
@@ -138,13 +148,10 @@ func (h *Handler) serveCloudWatch(w http.ResponseWriter, r *http.Request, p *cwP
 	if f != nil {
 		code, body = f.code, p.fault(id, f)
 		w.Header().Set("X-Amzn-Query-Error", code+";Sender")
-		w.WriteHeader(f.status)
 	} else {
 		body = p.answer(name, id, answer)
 	}
-	if _, err := w.Write(body); err != nil {
-		h.log.Debug("answer not taken", "operation", name, "err", err)
-	}
+	h.send(w, name, f, body)
 	h.requests.WithLabelValues(name, code).Inc()
 }
 

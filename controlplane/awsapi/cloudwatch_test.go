@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -127,10 +128,19 @@ func TestFormToJSON(t *testing.T) {
 	}
 }
 
+// sameJSON compares what two texts mean.
+func sameJSON(t *testing.T, a, b []byte) bool {
+	var x, y any
+	if json.Unmarshal(a, &x) != nil || json.Unmarshal(b, &y) != nil {
+		t.Errorf("%s or %s is no JSON", a, b)
+	}
+	return reflect.DeepEqual(x, y)
+}
+
 // FuzzCloudWatch: no body of any protocol makes the decoders panic, and what CBOR is written is read again.
 func FuzzCloudWatch(f *testing.F) {
 	f.Add([]byte("Action=ListMetrics&Dimensions.member.1.Name=a"))
-	f.Add(appendCBOR(nil, tree{"Namespace": "n", "Dimensions": []any{tree{"Name": "a"}}, "StartTime": time.Unix(1e9, 0),
+	f.Add(cborTree(tree{"Namespace": "n", "Dimensions": []any{tree{"Name": "a"}}, "StartTime": time.Unix(1e9, 0),
 		"Period": 60.0}))
 	f.Add([]byte{0xbf, 0x61, 'a', 0x9f, 1, 0xff, 0xff})
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -139,12 +149,19 @@ func FuzzCloudWatch(f *testing.F) {
 				_ = json.Unmarshal(members, in) // may refuse
 			}
 		}
-		v, rest, ok := readCBOR(b, 0)
-		if m, is := v.(map[string]any); ok && is && len(rest) == 0 {
-			if _, err := cborToJSON(b); err != nil {
-				return
+		text, err := cborToJSON(b)
+		if err != nil {
+			return
+		}
+		for _, in := range []any{&listMetrics{}, &getStatistics{}, &getMetricData{}} {
+			_ = json.Unmarshal(text, in) // may refuse
+		}
+		var m tree
+		if json.Unmarshal(text, &m) == nil && m != nil {
+			again, err := cborToJSON(cborTree(m))
+			if want, _ := json.Marshal(m); err != nil || !sameJSON(t, again, want) {
+				t.Errorf("%s became %s, %v", want, again, err)
 			}
-			_ = appendCBOR(nil, m)
 		}
 	})
 }

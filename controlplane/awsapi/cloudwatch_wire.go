@@ -49,8 +49,8 @@ func cloudWatchProtocol(r *http.Request) *cwProtocol {
 		return &cwProtocol{"application/cbor", func(body []byte) (string, []byte, error) {
 			members, err := cborToJSON(body)
 			return strings.TrimPrefix(r.URL.Path, cborPath), members, err
-		}, func(_, _ string, t tree) []byte { return appendCBOR(nil, t) }, func(_ string, f *fault) []byte {
-			return appendCBOR(nil, tree{"__type": f.code, "message": f.message})
+		}, func(_, _ string, t tree) []byte { return cborTree(t) }, func(_ string, f *fault) []byte {
+			return cborTree(tree{"__type": f.code, "message": f.message})
 		}}
 	case strings.HasPrefix(target, cloudWatchService+"."):
 		return &cwProtocol{"application/x-amz-json-1.0", func(body []byte) (string, []byte, error) {

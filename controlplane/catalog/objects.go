@@ -280,6 +280,9 @@ func inOrder[T any, K ~string](in iter.Seq[*T], key func(*T) K) []*T {
 // acceleratorOut returns a as callers see it.
 func (o *objects) acceleratorOut(a *model.Accelerator) model.Accelerator {
 	out := acceleratorKind.clone(*a)
+	if o.targets.len() == 0 {
+		return out // most often, and then nothing below need be looked at: a tenth of the time of a busy API
+	}
 	for l := range o.listenersOf(a.ID) {
 		for g := range o.groupsOf(l.ID) {
 			out.Revision = max(out.Revision, o.targetsRevision(g))
