@@ -14,6 +14,7 @@ import (
 func benchCommand() *cobra.Command {
 	var quick bool
 	var results, only string
+	var clientWindow int
 	var profile bool
 	cmd := &cobra.Command{
 		Use:   "bench [latency|raw]",
@@ -30,7 +31,7 @@ datagrams, CPU time and memory. Without an argument it does both. The report is 
 			if err := needRoot(); err != nil {
 				return err
 			}
-			opt := bench.Options{Quick: quick, Only: only}
+			opt := bench.Options{Quick: quick, Only: only, ClientWindow: clientWindow}
 			if opt.Bin, err = binDir(); err != nil {
 				return err
 			}
@@ -44,7 +45,7 @@ datagrams, CPU time and memory. Without an argument it does both. The report is 
 			opt.Say = func(format string, a ...any) {
 				fmt.Fprintf(cmd.OutOrStdout(), "%6.1fs  %s\n", time.Since(begin).Seconds(), fmt.Sprintf(format, a...))
 			}
-			report := bench.Report{Time: begin, Version: version, Machine: bench.DescribeMachine()}
+			report := bench.Report{Time: begin, Version: version, Machine: bench.DescribeMachine(), ClientWindow: clientWindow}
 			dir := opt.Dir
 			if len(args) == 0 || args[0] == "latency" {
 				opt.Dir = filepath.Join(dir, "latency")
@@ -73,6 +74,8 @@ datagrams, CPU time and memory. Without an argument it does both. The report is 
 	cmd.AddCommand(benchAPICommand())
 	cmd.Flags().BoolVar(&quick, "quick", false, "fewer and shorter runs: to see that it works, not to quote")
 	cmd.Flags().StringVar(&only, "only", "", "measure only the kinds of load, or worlds, whose name contains this `text`")
+	cmd.Flags().IntVar(&clientWindow, "client-window", 0,
+		"`bytes` of receive window that clients of latency begin with; 0 is Linux's 64 KB, which no first flight passes")
 	cmd.Flags().BoolVar(&profile, "profile", false, "of raw, keep CPU and allocation profiles of edge and gateway, too")
 	cmd.Flags().StringVar(&results, "results", "bench-results", "directory for the JSON report")
 	return cmd

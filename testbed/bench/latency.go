@@ -65,6 +65,15 @@ func Latency(ctx context.Context, opt Options) (out []Transfer, err error) {
 		return nil, err
 	}
 	defer func() { err = firstError(err, w.Close()) }()
+	if opt.ClientWindow > 0 {
+		for _, city := range spec.Cities {
+			// The kernel gives half of the buffer to the window.
+			buffer := fmt.Sprintf("4096 %d 67108864", 2*opt.ClientWindow)
+			if err := w.NS(city.Name).Sysctl("net.ipv4.tcp_rmem", buffer); err != nil {
+				return nil, err
+			}
+		}
+	}
 	app, err := w.Accelerate(ctx, opt.Say)
 	if err != nil {
 		return nil, err

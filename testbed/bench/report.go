@@ -22,6 +22,9 @@ type Options struct {
 	// Only has RawChain measure just the kinds whose name contains it ("UDP", say), and Latency just the
 	// worlds ("R 100ms, loss 1 %").
 	Only string
+	// ClientWindow is the receive window that Latency's clients begin with, in bytes; 0 leaves Linux's 64 KB,
+	// of which no first flight can be more, however large a window its sender may use.
+	ClientWindow int
 	// Profiles is a directory for profiles of edge and gateway under each kind of load. Empty: none are
 	// taken. Taking them costs a few per cent, so a run with profiles is not one to quote.
 	Profiles string
@@ -34,7 +37,9 @@ type Report struct {
 	Version   string     `json:"version"`
 	Machine   Machine    `json:"machine"`
 	Transfers []Transfer `json:"transfers,omitempty"`
-	Raw       []Raw      `json:"raw,omitempty"`
+	// ClientWindow is Options.ClientWindow.
+	ClientWindow int   `json:"client_window,omitempty"`
+	Raw          []Raw `json:"raw,omitempty"`
 }
 
 // Machine is what a figure cannot be read without.
@@ -87,6 +92,9 @@ func (r *Report) WriteTo(out io.Writer) (int64, error) {
 	var buf bytes.Buffer
 	fmt.Fprintf(&buf, "%s, %d cores, Linux %s, %s\n%s; %s\n\n", r.Machine.CPU, r.Machine.Cores, r.Machine.Kernel,
 		r.Machine.Go, r.Machine.HAProxy, r.Machine.NGINX)
+	if r.ClientWindow > 0 {
+		fmt.Fprintf(&buf, "clients begin with a receive window of %d bytes\n\n", r.ClientWindow)
+	}
 	r.writeTargets(&buf)
 	fmt.Fprintln(&buf)
 	r.writeTransfers(&buf)
