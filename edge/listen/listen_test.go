@@ -16,6 +16,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"github.com/nearcast/nearcast/edge/flow"
 	"github.com/nearcast/nearcast/edge/udpio"
@@ -81,6 +82,32 @@ func freePorts(t testing.TB, n uint16) model.PortRange {
 	}
 	t.Fatal("no free ports")
 	return model.PortRange{}
+}
+
+// TestMaxSegment: clients are told to send no larger segments than the configuration says.
+func TestMaxSegment(t *testing.T) {
+	s := &Set{cfg: Config{MaxSegment: 1416}}
+	l, err := s.listenTCP(netip.MustParseAddrPort("127.0.0.1:0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	raw, err := c.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var size int
+	if e := raw.Control(func(fd uintptr) { size, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG) }); e != nil {
+		t.Fatal(e)
+	}
+	if err != nil || size < 1300 || size > 1416 { // time stamps may be taken off
+		t.Errorf("the client sends segments of %d bytes, %v", size, err)
+	}
 }
 
 func greet(at netip.AddrPort) (string, error) {
