@@ -12,7 +12,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/nearcast/nearcast/edge/pace"
 	"github.com/nearcast/nearcast/proto/wire"
 )
 
@@ -208,7 +207,6 @@ func (c *carrier) read() error {
 	own := make([]byte, readBytes)
 	buf, r, w := own, 0, 0
 	var bulk *[]byte // buf, while much comes at a time
-	var reads pace.Pace
 	defer func() {
 		if bulk != nil {
 			bulks.Put(bulk)
@@ -224,7 +222,6 @@ func (c *carrier) read() error {
 		used, need, ferr := c.frames(buf[r:w])
 		r += used
 		c.t.flushDatagrams(c)
-		reads.Yield(n < yieldBytes)
 		if ferr != nil {
 			return ferr
 		}

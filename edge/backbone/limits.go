@@ -70,10 +70,6 @@ const (
 	finishTimeout       = time.Second            // for the last frame of a carrier to be written
 	leaveTimeout        = 2 * time.Second        // for a carrier that said LEAVE to end
 
-	// yieldBytes: a carrier's reader that finds less has others go first, see package pace: a page is a few
-	// dozen small requests.
-	yieldBytes = 4 << 10
-
 	pacingRateMax = 1 << 40 // bytes a second: any number turns pacing on, this one limits nothing
 
 	// The loss at which more carriers, and another congestion control, pay

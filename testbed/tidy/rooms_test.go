@@ -39,7 +39,7 @@ edge/listen:             proto/model edge/flow edge/udpio bpf/dispatch
 edge/kernel:             proto/model bpf/dispatch bpf/tune bpf/xdp bpf/guard bpf/balance
 edge/site:               proto/model bpf/balance
 edge/flowlog:            proto/model edge/meter
-edge/backbone:           proto/model proto/wire proto/identity edge/pace edge/datagram
+edge/backbone:           proto/model proto/wire proto/identity edge/datagram
 edge/proxyproto:
 edge/pump:               proto/wire edge/backbone
 edge/overload:
