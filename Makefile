@@ -15,7 +15,7 @@ export BPF2GO_CC ?= clang-14
 export BPF2GO_CFLAGS := -O2 -g -Wall -Werror -I../include \
 	-idirafter /usr/include/x86_64-linux-gnu -idirafter /usr/include/aarch64-linux-gnu
 
-.PHONY: all build demo test test-unit test-root bench bench-dns profile generate generate-bpf check-generated deps deps-demo deps-bench clean help
+.PHONY: all build demo demo-bgp test test-unit test-root bench bench-dns profile generate generate-bpf check-generated deps deps-demo deps-demo-bgp deps-bench clean help
 
 all: build
 
@@ -32,11 +32,17 @@ deps: ## install the Debian packages that test needs (root)
 deps-demo: ## ... those that demo needs (root)
 	@./testbed/deps.sh demo
 
+deps-demo-bgp: ## ... those that demo-bgp needs (root)
+	@./testbed/deps.sh demo-bgp
+
 deps-bench: ## ... and those of the peers that bench measures against (root)
 	@./testbed/deps.sh bench
 
 demo: deps-demo build ## show real connections getting faster, in a world of network namespaces (root)
 	@$(BIN)/nearcast-lab demo
+
+demo-bgp: deps-demo-bgp build ## ... with real routers (BIRD) that bring clients to the nearest site, one of which goes (root)
+	@$(BIN)/nearcast-lab demo --bgp
 
 test: deps build test-unit test-root ## everything: unit, fuzz seeds, race, netns worlds (root)
 

@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that are missing for `make demo` (argument "demo"), for `make test` (none), or for
-# that and the peers that `make bench` measures against ("bench"). None of them is started, now or at the next boot.
+# Installs the Debian packages that are missing for `make demo` (argument "demo"), for `make demo-bgp` ("demo-bgp"),
+# for `make test` (none), or for that and the peers that `make bench` measures against ("bench"). None of them is
+# started, now or at the next boot.
 set -euo pipefail
 
 packages=(iproute2 curl ethtool iputils-ping procps)
-if [ "${1:-}" != demo ]; then
+if [ "${1:-}" = demo-bgp ]; then
+  packages+=(bird2)
+elif [ "${1:-}" != demo ]; then
   # The race detector needs a C compiler; the others are clients and peers that tests play with.
   packages+=(gcc libc6-dev awscli bind9-dnsutils knot-dnsutils gdnsd bird2 frr)
 fi

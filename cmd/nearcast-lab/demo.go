@@ -16,7 +16,7 @@ import (
 func demoCommand() *cobra.Command {
 	var rounds int
 	var keep string
-	var byDNS bool
+	var byDNS, byBGP bool
 	cmd := &cobra.Command{
 		Use:   "demo [WORLD]",
 		Short: "Raise a world, accelerate an application in it and measure: direct against accelerated",
@@ -25,12 +25,15 @@ controller and nodes in it, enrols the nodes with join tokens, creates an accele
 drives real traffic from each city, directly and through the accelerator. Ends with a table and tears
 everything down, also on Ctrl-C.`,
 		Example: "  sudo nearcast-lab demo\n  sudo nearcast-lab demo --rounds 9 --logs /tmp/demo\n" +
-			"  sudo nearcast-lab demo --dns",
+			"  sudo nearcast-lab demo --dns\n  sudo nearcast-lab demo --bgp",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name := "demo"
 			if byDNS {
 				name = "dns"
+			}
+			if byBGP {
+				name = "anycast"
 			}
 			if len(args) > 0 {
 				name = args[0]
@@ -39,6 +42,9 @@ everything down, also on Ctrl-C.`,
 		},
 	}
 	cmd.Flags().BoolVar(&byDNS, "dns", false, "the world without anycast: DNS answers bring each client to its nearest edge")
+	cmd.Flags().BoolVar(&byBGP, "bgp", false,
+		"the world with routers (needs bird2): sites announce the addresses by BGP, and one is taken away")
+	cmd.MarkFlagsMutuallyExclusive("dns", "bgp")
 	cmd.Flags().IntVar(&rounds, "rounds", 5, "measurements of each kind; the table shows medians")
 	cmd.Flags().StringVar(&keep, "logs", "", "directory that keeps logs and data afterwards; empty: removed")
 	return cmd
@@ -85,6 +91,11 @@ func runDemo(ctx context.Context, out io.Writer, name string, rounds int, dir st
 	if err != nil {
 		return err
 	}
+	if spec.BGP != nil {
+		if err := showRoutes(ctx, w, app, say); err != nil {
+			return err
+		}
+	}
 	rows, err := w.Compare(ctx, app, rounds, say)
 	if err != nil {
 		return err
@@ -95,6 +106,9 @@ func runDemo(ctx context.Context, out io.Writer, name string, rounds int, dir st
 Each figure is the median of %d. Transfers from a city whose network the edge has seen before begin with what that
 network took (kernel program tune): the first of the %d taught it, the others profit. It is off with --kernel-tune off.
 `, rounds, rounds)
+	if spec.BGP != nil {
+		return showAway(ctx, out, w, app, say)
+	}
 	return nil
 }
 

@@ -237,7 +237,7 @@ func (w *World) daemon(r *router, name, path string, args ...string) error {
 func (w *World) startBIRD(r *router) error {
 	bird, err := exec.LookPath("bird")
 	if err != nil {
-		bird = "/usr/sbin/bird"
+		bird = birdPath
 	}
 	conf := filepath.Join(r.dir, "bird.conf")
 	if err := os.WriteFile(conf, []byte(w.birdConf(r)), 0o644); err != nil {
@@ -336,7 +336,7 @@ func (w *World) startFRR(r *router) (err error) {
 	}
 	socket := filepath.Join(r.dir, "zserv")
 	for _, name := range []string{"zebra", "bgpd"} {
-		err := w.daemon(r, name, "/usr/lib/frr/"+name, "-f", conf, "-z", socket, "-i",
+		err := w.daemon(r, name, frrPath+name, "-f", conf, "-z", socket, "-i",
 			filepath.Join(r.dir, name+".pid"), "--vty_socket", r.dir, "-A", "127.0.0.1")
 		if err != nil {
 			return err

@@ -66,6 +66,9 @@ func Raise(ctx context.Context, spec *Spec, opt Options) (w *World, err error) {
 	if opt.Say == nil {
 		opt.Say = func(string, ...any) {}
 	}
+	if err := spec.BGP.installed(); err != nil {
+		return nil, err
+	}
 	w = &World{
 		Spec: spec, opt: opt, hosts: map[string]Host{},
 		Nodes: map[string]*Process{}, Endpoints: map[string]*Process{},
