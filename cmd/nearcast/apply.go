@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/nearcast/nearcast/cmd/nearcast/manifest"
 	"github.com/nearcast/nearcast/proto/model"
@@ -22,21 +24,40 @@ func (c *cli) applyCommand() *cobra.Command {
 	var v applyFlags
 	cmd := &cobra.Command{
 		Use: "apply -f FILE", Short: "Make the cluster what a file says",
-		Long: `Make the cluster what a YAML file says: accelerators with their listeners, groups and endpoints, and
-pools, sites, regions and targets. Applying the same file again changes nothing.
+		Long: `Make the cluster what a YAML file says: accelerators with their listeners, groups and endpoints,
+pools, sites with their BGP sessions, regions, targets, DNS zones and steering. Applying the same file
+again changes nothing.
 
 What the file does not name is left alone. With --prune, listeners, groups and endpoints that are below
-an accelerator of the file, in a list that the file has, and are not in it are deleted; nothing else is
-ever deleted. A step that would leave fewer than half of a group's endpoints, or an enabled accelerator
-without an active edge, is refused without --force.
+an accelerator of the file, in a list that the file has, and are not in it are deleted, and so are peers
+of a site of the file; nothing else is ever deleted. A step that would leave fewer than half of a group's
+endpoints or of a zone's names, or an enabled accelerator without an active edge, is refused without
+--force.
 
-A field that is left out has its default, except tags, pools, addresses and lists of listeners, groups
-and endpoints, which are then not touched.
+A field that is left out has its default, except tags, pools, addresses, a site's bgp, all of a zone, and
+lists of listeners, groups, endpoints and peers, which are then not touched. "bgp: none" takes BGP away.
+
+A peer's password is given by password or by password_file (a path beside the file). Nobody is told
+passwords: export writes "password_set: true" instead, which keeps the one that is there. Whether a
+password that the file gives differs from it shows when it is applied. Zones' keys are not exported.
 
   regions:
     - {name: eu-fra-1, description: Frankfurt}
   sites:
-    - {name: fra, region: eu-fra-1, latitude: 50.11, longitude: 8.68}
+    - name: fra
+      region: eu-fra-1
+      latitude: 50.11
+      longitude: 8.68
+      bgp: {local_asn: 64500}
+      peers:
+        - {name: transit, address: 192.0.2.1, asn: 64496, password_file: transit.secret, bfd: true}
+  steering: {ttl: 20s, networks: [{prefix: 10.0.0.0/8, site: fra}]}
+  zones:
+    - name: example.com
+      text: |
+        mail IN A 192.0.2.25
+      aliases: [{name: www, accelerator: web}]
+      dnssec: true
   pools:
     - {name: anycast-a, zone: a, prefixes: [192.0.2.0/24]}
     - {name: anycast-b, zone: b, prefixes: [198.51.100.0/24]}
@@ -60,7 +81,7 @@ and endpoints, which are then not touched.
 	f.StringVarP(&v.file, "filename", "f", "", "`file` to apply; - is stdin")
 	f.BoolVar(&v.dryRun, "dry-run", false, "only show what would change")
 	f.BoolVar(&v.exitCode, "exit-code", false, "with --dry-run: exit with 3 if something would change")
-	f.BoolVar(&v.prune, "prune", false, "delete what is below accelerators of the file and not in it")
+	f.BoolVar(&v.prune, "prune", false, "delete what is below accelerators and sites of the file and not in it")
 	addForce(cmd, &v.force, forceShrink+", or "+forceServed)
 	c.addYes(cmd)
 	c.addWait(cmd)
@@ -82,7 +103,7 @@ func (c *cli) apply(ctx context.Context, v applyFlags) error {
 	if err != nil {
 		return err
 	}
-	state, err := s.state(ctx)
+	state, err := s.state(ctx, f)
 	if err != nil {
 		return err
 	}
@@ -103,10 +124,13 @@ func (c *cli) apply(ctx context.Context, v applyFlags) error {
 		if err := s.execute(ctx, step, v.force); err != nil {
 			return &stepError{step, i, len(plan.Steps), err}
 		}
-		if c.flags.output == "table" {
+		if c.flags.output == "table" && !step.Maybe {
 			c.note("%sd %s %s", step.Verb, step.Kind, step.Name)
 		}
 	}
+	planned := len(plan.Steps)
+	plan.Steps = slices.DeleteFunc(plan.Steps, func(s *manifest.Step) bool { return s.Maybe })
+	plan.Unchanged += planned - len(plan.Steps)
 	if c.flags.wait {
 		var ids []string
 		for _, a := range plan.Accelerators {
@@ -138,10 +162,29 @@ func (c *cli) readManifest(path string) (*manifest.File, error) {
 		return nil, err
 	}
 	f, err := manifest.Parse(text)
+	if err == nil {
+		err = f.ReadSecrets(func(name string) ([]byte, error) { return readSecret(path, name) })
+	}
 	if err != nil {
 		return nil, manifestError(path, err)
 	}
 	return f, nil
+}
+
+// secretBytesMax is more than any password that is possible has.
+const secretBytesMax = 4096
+
+// readSecret reads a file that a manifest names, by a path from where the manifest is; that of stdin is here.
+func readSecret(manifest, name string) ([]byte, error) {
+	if !filepath.IsAbs(name) && manifest != "-" {
+		name = filepath.Join(filepath.Dir(manifest), name)
+	}
+	file, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return io.ReadAll(io.LimitReader(file, secretBytesMax))
 }
 
 // manifestError gives each field that is wrong a line.
@@ -169,8 +212,9 @@ type stepError struct {
 
 func (e *stepError) Unwrap() error { return e.error }
 
-// state reads all that a file can name.
-func (s *session) state(ctx context.Context) (*manifest.State, error) {
+// state reads all that a file can name; of zones and of what is about announcements and steering only what
+// f speaks of, if f is not nil.
+func (s *session) state(ctx context.Context, f *manifest.File) (*manifest.State, error) {
 	var st manifest.State
 	var err error
 	read := func(f func() error) {
@@ -185,7 +229,36 @@ func (s *session) state(ctx context.Context) (*manifest.State, error) {
 	read(func() (err error) { st.Accelerators, err = s.accelerators(ctx); return err })
 	read(func() (err error) { st.Listeners, err = s.listeners(ctx, ""); return err })
 	read(func() (err error) { st.Groups, err = s.groups(ctx, ""); return err })
+	if f == nil || len(f.Sites) > 0 {
+		read(func() (err error) { st.Peers, err = s.peers(ctx); return err })
+	}
+	if f == nil || f.Steering != nil {
+		read(func() (err error) { st.Steering, err = s.GetSteering(ctx, &emptypb.Empty{}); return err })
+	}
+	if f == nil || len(f.Zones) > 0 {
+		read(func() (err error) { st.Zones, err = s.zonesWithText(ctx, f); return err })
+	}
 	return &st, err
+}
+
+// zonesWithText reads the zones that a file names, or all with nil: a list is without their text.
+func (s *session) zonesWithText(ctx context.Context, f *manifest.File) (zones []*pb.Zone, err error) {
+	all, err := s.zones(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, z := range all {
+		if f != nil && !slices.ContainsFunc(f.Zones, func(n manifest.Zone) bool {
+			return manifest.ZoneKey(n.Name) == z.GetName()
+		}) {
+			continue
+		}
+		if z, err = s.GetZone(ctx, &pb.GetRequest{Id: z.GetName()}); err != nil {
+			return nil, err
+		}
+		zones = append(zones, z)
+	}
+	return zones, nil
 }
 
 // execute makes the call of a step. force overrides the controller's guards.
@@ -203,6 +276,8 @@ func (s *session) execute(ctx context.Context, step *manifest.Step, force bool) 
 		_, err = s.DeleteEndpointGroup(ctx, req)
 	case manifest.KindListener:
 		_, err = s.DeleteListener(ctx, req)
+	case manifest.KindPeer:
+		_, err = s.DeleteBgpPeer(ctx, req)
 	default:
 		err = fmt.Errorf("a %s is never deleted by apply", step.Kind)
 	}
@@ -233,8 +308,20 @@ func (s *session) executeCreate(ctx context.Context, step *manifest.Step) (err e
 		o.ListenerId = step.Parent.ID
 		made, err = s.CreateEndpointGroup(ctx, &pb.CreateEndpointGroupRequest{Group: o})
 		step.Self.ID = made.GetId()
+	case *pb.BgpPeer:
+		_, err = s.CreateBgpPeer(ctx, &pb.CreateBgpPeerRequest{Peer: o})
+	case *pb.Zone:
+		_, err = s.CreateZone(ctx, &pb.CreateZoneRequest{Zone: withAliases(o, step)})
 	}
 	return err
+}
+
+// withAliases fills the ids of a zone's accelerators, which exist now.
+func withAliases(z *pb.Zone, step *manifest.Step) *pb.Zone {
+	for i, a := range z.GetAliases() {
+		a.AcceleratorId = step.Aliases[i].ID
+	}
+	return z
 }
 
 func (s *session) executeUpdate(ctx context.Context, step *manifest.Step, force bool) (err error) {
@@ -259,6 +346,18 @@ func (s *session) executeUpdate(ctx context.Context, step *manifest.Step, force 
 		o.Id = step.Self.ID
 		_, err = s.UpdateEndpointGroup(ctx,
 			&pb.UpdateEndpointGroupRequest{Group: o, UpdateMask: mask, ExpectedRevision: rev, Force: force})
+	case *pb.BgpPeer:
+		var made *pb.BgpPeer
+		o.Id = step.Self.ID
+		made, err = s.UpdateBgpPeer(ctx, &pb.UpdateBgpPeerRequest{Peer: o, UpdateMask: mask, ExpectedRevision: rev})
+		step.Maybe = step.Maybe && err == nil && made.GetRevision() == rev // then it was that password already
+	case *pb.Zone:
+		_, err = s.UpdateZone(ctx, &pb.UpdateZoneRequest{
+			Zone: withAliases(o, step), UpdateMask: mask, ExpectedRevision: rev, Force: force,
+		})
+	case *pb.Steering:
+		_, err = s.UpdateSteering(ctx,
+			&pb.UpdateSteeringRequest{Steering: o, UpdateMask: mask, ExpectedRevision: rev})
 	}
 	return err
 }
@@ -271,7 +370,8 @@ func (c *cli) confirmPlan(plan *manifest.Plan) error {
 			doomed = append(doomed, string(s.Kind)+" "+s.Name)
 		}
 		for _, ch := range s.Changes {
-			if s.Verb == manifest.Update && ch.To == "" && strings.HasPrefix(ch.Field, "endpoints[") {
+			if s.Verb == manifest.Update && ch.To == "" && (ch.Field == "bgp" ||
+				strings.HasPrefix(ch.Field, "endpoints[") || strings.HasPrefix(ch.Field, "aliases[")) {
 				doomed = append(doomed, ch.Field+" of "+s.Name)
 			}
 		}
@@ -313,7 +413,8 @@ func (c *cli) showPlan(plan *manifest.Plan, exitCode bool) error {
 			return err
 		}
 	}
-	if exitCode && len(plan.Steps) > 0 {
+	certain := func(s *manifest.Step) bool { return !s.Maybe }
+	if exitCode && slices.ContainsFunc(plan.Steps, certain) {
 		return exitError{exitDiffers}
 	}
 	return nil
@@ -346,18 +447,27 @@ func planText(plan *manifest.Plan) string {
 
 func summary(plan *manifest.Plan, created, updated, deleted string) string {
 	count := map[manifest.Verb]int{}
+	maybe := 0
 	for _, s := range plan.Steps {
-		count[s.Verb]++
+		if s.Maybe {
+			maybe++
+		} else {
+			count[s.Verb]++
+		}
 	}
-	return fmt.Sprintf("%d %s, %d %s, %d %s, %d unchanged", count[manifest.Create], created,
+	text := fmt.Sprintf("%d %s, %d %s, %d %s, %d unchanged", count[manifest.Create], created,
 		count[manifest.Update], updated, count[manifest.Delete], deleted, plan.Unchanged)
+	if maybe > 0 {
+		text += fmt.Sprintf(", %d unchanged if that is the password already", maybe)
+	}
+	return text
 }
 
 func (c *cli) exportCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "export [ACCELERATOR…]", Short: "Print the file that apply reads, of what is there",
 		Long: "Print the YAML file that apply reads, of what is there: everything, or certain accelerators.\n" +
-			"To apply it changes nothing.",
+			"To apply it changes nothing. Passwords of peers and keys of zones stay where they are: neither is in it.",
 		Example: "  nearcast export > nearcast.yaml\n  nearcast export web",
 		Args:    cobra.ArbitraryArgs, ValidArgsFunction: c.completeAccelerators(),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -365,7 +475,7 @@ func (c *cli) exportCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			state, err := s.state(cmd.Context())
+			state, err := s.state(cmd.Context(), nil)
 			if err != nil {
 				return err
 			}

@@ -136,6 +136,21 @@ func (f *fake) DeleteRegion(context.Context, *pb.DeleteRequest) (*emptypb.Empty,
 	return nil, withReason(codes.FailedPrecondition, "InUse", "region eu-fra-1 is named by site fra")
 }
 
+// The fake has neither BGP nor zones.
+
+func (f *fake) ListBgpPeers(context.Context, *pb.ListRequest) (*pb.ListBgpPeersResponse, error) {
+	return &pb.ListBgpPeersResponse{}, nil
+}
+
+func (f *fake) ListZones(context.Context, *pb.ListRequest) (*pb.ListZonesResponse, error) {
+	return &pb.ListZonesResponse{}, nil
+}
+
+func (f *fake) GetSteering(context.Context, *emptypb.Empty) (*pb.Steering, error) {
+	s, err := model.SteeringFromProto(nil)
+	return model.SteeringToProto(s), err
+}
+
 func (f *fake) CreateJoinToken(_ context.Context, r *pb.CreateJoinTokenRequest) (*pb.CreateJoinTokenResponse, error) {
 	t := r.GetToken()
 	t.Id, t.CreatedTime, t.CreatedBy = fmt.Sprintf("tok%d", f.next()), ago(0), "alice"

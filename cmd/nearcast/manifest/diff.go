@@ -12,8 +12,8 @@ import (
 	pb "github.com/nearcast/nearcast/proto/nearcast/v1"
 )
 
-// diff compares certain fields of two messages of one type. Fields inside a health check or a
-// guard are told one by one.
+// diff compares certain fields of two messages of one type. Fields inside a health check, a
+// guard or a site's BGP are told one by one.
 func diff(have, want proto.Message, fields ...string) []Change {
 	var changes []Change
 	h, w := have.ProtoReflect(), want.ProtoReflect()
@@ -21,9 +21,13 @@ func diff(have, want proto.Message, fields ...string) []Change {
 		fd := h.Descriptor().Fields().ByName(protoreflect.Name(field))
 		a, b := h.Get(fd), w.Get(fd)
 		switch {
+		case fd.HasOptionalKeyword() && h.Has(fd) != w.Has(fd):
+			changes = append(changes, Change{field, textIfThere(h, fd), textIfThere(w, fd)})
+		case fd.Message() != nil && fd.Message().FullName() == "nearcast.v1.SiteBgp" && h.Has(fd) != w.Has(fd):
+			changes = append(changes, Change{field, textIfThere(h, fd), textIfThere(w, fd)})
 		case a.Equal(b):
 		case fd.Message() != nil && (fd.Message().FullName() == "nearcast.v1.HealthCheck" ||
-			fd.Message().FullName() == "nearcast.v1.Guard"):
+			fd.Message().FullName() == "nearcast.v1.Guard" || fd.Message().FullName() == "nearcast.v1.SiteBgp"):
 			for i := range fd.Message().Fields().Len() {
 				inner := fd.Message().Fields().Get(i)
 				if x, y := a.Message().Get(inner), b.Message().Get(inner); !x.Equal(y) {
@@ -44,7 +48,15 @@ func newChanges(m proto.Message) []Change {
 	r := m.ProtoReflect()
 	for i := range r.Descriptor().Fields().Len() {
 		fd := r.Descriptor().Fields().Get(i)
-		if !r.Has(fd) || fd.Name() == "name" || fd.Name() == "status" {
+		switch fd.Name() {
+		case "name", "status", "site", "aliases": // a zone's aliases are told by their accelerators' names
+			continue
+		}
+		if !r.Has(fd) {
+			continue
+		}
+		if fd.FullName() == "nearcast.v1.Zone.text" {
+			changes = append(changes, textChanges("", r.Get(fd).String())...)
 			continue
 		}
 		if text := valueText(fd, r.Get(fd)); text != "" {
@@ -52,6 +64,14 @@ func newChanges(m proto.Message) []Change {
 		}
 	}
 	return changes
+}
+
+// textIfThere is the text of a field that may be absent.
+func textIfThere(m protoreflect.Message, fd protoreflect.FieldDescriptor) string {
+	if !m.Has(fd) {
+		return ""
+	}
+	return valueText(fd, m.Get(fd))
 }
 
 // valueText is a field's value for people.
@@ -85,6 +105,9 @@ func scalarText(fd protoreflect.FieldDescriptor, v protoreflect.Value) string {
 		}
 		return ""
 	}
+	if fd.FullName() == "nearcast.v1.BgpPeer.password" {
+		return "set" // never itself
+	}
 	if fd.Message() == nil {
 		return fmt.Sprint(v.Interface())
 	}
@@ -103,6 +126,12 @@ func scalarText(fd protoreflect.FieldDescriptor, v protoreflect.Value) string {
 		return GuardText(m)
 	case *pb.GuardRate:
 		return RateText(m)
+	case *pb.SiteBgp:
+		return siteBGPText(m)
+	case *pb.SteeringNetwork:
+		return networkText(m)
+	case *pb.SteeringWeight:
+		return weightText(m)
 	}
 	return ""
 }

@@ -20,7 +20,9 @@ type File struct {
 	Sites        []Site        `yaml:"sites,omitempty"`
 	Pools        []Pool        `yaml:"pools,omitempty"`
 	Targets      []Target      `yaml:"targets,omitempty"`
+	Steering     *Steering     `yaml:"steering,omitempty"`
 	Accelerators []Accelerator `yaml:"accelerators,omitempty"`
+	Zones        []Zone        `yaml:"zones,omitempty"`
 }
 
 // Region is a region. Its description can be given when it is created only.
@@ -31,10 +33,12 @@ type Region struct {
 
 // Site is a site.
 type Site struct {
-	Name      string  `yaml:"name"`
-	Region    string  `yaml:"region"`
-	Latitude  float64 `yaml:"latitude"`
-	Longitude float64 `yaml:"longitude"`
+	Name      string   `yaml:"name"`
+	Region    string   `yaml:"region"`
+	Latitude  float64  `yaml:"latitude"`
+	Longitude float64  `yaml:"longitude"`
+	BGP       *SiteBGP `yaml:"bgp,omitempty"`   // left out: not touched
+	Peers     []Peer   `yaml:"peers,omitempty"` // left out: not touched
 }
 
 // Pool is a pool. Kind follows from zone and prefixes if it is left out.
@@ -201,13 +205,15 @@ func Parse(text []byte) (*File, error) {
 	if err := dec.Decode(&second); !errors.Is(err, io.EOF) {
 		return nil, errors.New("has more than one document (---); apply them one by one")
 	}
-	if len(f.Regions)+len(f.Sites)+len(f.Pools)+len(f.Targets)+len(f.Accelerators) == 0 {
+	if len(f.Regions)+len(f.Sites)+len(f.Pools)+len(f.Targets)+len(f.Accelerators)+len(f.Zones) == 0 &&
+		f.Steering == nil {
 		return nil, errEmpty
 	}
 	return &f, nil
 }
 
-var errEmpty = errors.New("names nothing; it may hold accelerators, pools, sites, regions and targets")
+var errEmpty = errors.New("names nothing; it may hold " +
+	"accelerators, pools, sites, regions, targets, zones and steering")
 
 // readable takes the names of Go types out of the parser's errors.
 func readable(err error) error {

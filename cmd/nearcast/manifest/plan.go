@@ -20,6 +20,9 @@ type State struct {
 	Accelerators []*pb.Accelerator
 	Listeners    []*pb.Listener
 	Groups       []*pb.EndpointGroup
+	Peers        []*pb.BgpPeer
+	Zones        []*pb.Zone   // with their text
+	Steering     *pb.Steering // nil: as it is by default
 }
 
 // Verb is what a step does.
@@ -44,6 +47,9 @@ const (
 	KindAccelerator Kind = "accelerator"
 	KindListener    Kind = "listener"
 	KindGroup       Kind = "group"
+	KindPeer        Kind = "peer"
+	KindZone        Kind = "zone"
+	KindSteering    Kind = "steering"
 )
 
 // Ref is an object whose id is known, or will be once a step has created it.
@@ -65,6 +71,12 @@ type Step struct {
 	Self   *Ref // the object; a create fills it
 	Parent *Ref // of a listener its accelerator, of a group its listener
 	Root   *Ref // the accelerator that this is or is below; nil for other kinds
+
+	Aliases []*Ref // the accelerators of a zone's aliases, in their order
+
+	// Maybe is true of an update of which only its making tells whether it changes anything: it gives a
+	// password, and what is there cannot be seen.
+	Maybe bool
 
 	Changes []Change // for people
 }
@@ -95,10 +107,16 @@ func Compare(f *File, s *State, o Options) (*Plan, error) {
 	p := &planner{state: s, prune: o.Prune, plan: &Plan{},
 		loose: map[string][]*pb.PortOverride{}}
 	p.regions(f.Regions)
-	p.sites(f.Sites)
+	p.dropPeers(f.Sites)
 	p.pools(f.Pools)
+	nodePools := p.takeNodePools() // those name sites, and sites' BGP names the others
+	p.sites(f.Sites)
+	p.plan.Steps = append(p.plan.Steps, nodePools...)
 	p.targets(f.Targets)
+	p.peers(f.Sites)
+	p.steering(f.Steering)
 	p.accelerators(f.Accelerators)
+	p.zones(f.Zones)
 	if err := p.err(); err != nil {
 		return nil, err
 	}
@@ -188,12 +206,13 @@ func (p *planner) sites(in []Site) {
 	byName(p, "sites", in, p.state.Sites, func(s Site) string { return s.Name }, (*pb.Site).GetName,
 		func(path string, s Site, have *pb.Site, found bool) {
 			want := wantSite(&p.problems, path, s)
+			p.siteBGP(path, s, want, have)
 			if !found {
 				p.create(KindSite, s.Name, want, nil, nil)
 				return
 			}
 			p.settle(&Step{Kind: KindSite, Name: s.Name, Object: want, Revision: have.GetRevision(),
-				Self: &Ref{s.Name}, Changes: diff(have, want, "region", "latitude", "longitude")})
+				Self: &Ref{s.Name}, Changes: diff(have, want, "region", "latitude", "longitude", "bgp")})
 		})
 }
 
@@ -213,6 +232,21 @@ func (p *planner) pools(in []Pool) {
 			p.settle(&Step{Kind: KindPool, Name: pool.Name, Object: want, Revision: have.GetRevision(),
 				Self: &Ref{pool.Name}, Changes: diff(have, want, "prefixes", "sites")})
 		})
+}
+
+// takeNodePools takes the steps of node pools out of the plan.
+func (p *planner) takeNodePools() (taken []*Step) {
+	ofNodes := func(s *Step) bool {
+		pool, is := s.Object.(*pb.Pool)
+		return is && pool.GetKind() == pb.PoolKind_POOL_KIND_NODE
+	}
+	for _, s := range p.plan.Steps {
+		if ofNodes(s) {
+			taken = append(taken, s)
+		}
+	}
+	p.plan.Steps = slices.DeleteFunc(p.plan.Steps, ofNodes)
+	return taken
 }
 
 func (p *planner) targets(in []Target) {

@@ -76,6 +76,9 @@ func wantRegion(p *problems, path string, r Region) *pb.Region {
 
 func wantSite(p *problems, path string, s Site) *pb.Site {
 	m := &pb.Site{Name: s.Name, Region: s.Region, Latitude: s.Latitude, Longitude: s.Longitude}
+	if s.BGP != nil && !s.BGP.none {
+		m.Bgp = wantSiteBGP(s.BGP)
+	}
 	return normal(p, path, m, model.SiteFromProto, model.SiteToProto)
 }
 
@@ -178,7 +181,11 @@ func FromState(s *State, only ...string) *File {
 			f.Regions = append(f.Regions, Region{r.GetName(), r.GetDescription()})
 		}
 		for _, x := range s.Sites {
-			f.Sites = append(f.Sites, Site{x.GetName(), x.GetRegion(), x.GetLatitude(), x.GetLongitude()})
+			site := Site{x.GetName(), x.GetRegion(), x.GetLatitude(), x.GetLongitude(), siteBGPFile(x.GetBgp()), nil}
+			for _, b := range s.peersOf(x.GetName()) {
+				site.Peers = append(site.Peers, peerFile(b))
+			}
+			f.Sites = append(f.Sites, site)
 		}
 		for _, p := range s.Pools {
 			f.Pools = append(f.Pools, Pool{p.GetName(), EnumText(p.GetKind()), p.GetZone(), p.GetPrefixes(),
@@ -186,6 +193,10 @@ func FromState(s *State, only ...string) *File {
 		}
 		for _, t := range s.Targets {
 			f.Targets = append(f.Targets, Target{t.GetName(), t.GetHost(), t.GetRegion(), t.GetTags()})
+		}
+		f.Steering = steeringFile(s.Steering)
+		for _, z := range s.Zones {
+			f.Zones = append(f.Zones, s.zoneFile(z))
 		}
 	}
 	for _, a := range s.Accelerators {
