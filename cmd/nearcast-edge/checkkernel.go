@@ -17,8 +17,8 @@ func checkKernelCommand() *cobra.Command {
 		Short: "Say what this machine can do for a node, and what each missing thing costs",
 		Long: `Say what this machine can do for a node, and what each missing thing costs. Nothing of it is needed: a node
 works on plain sockets everywhere. Run it as the node runs (same user and capabilities), since it looks at those.`,
-		Example: "  nearcast-edge check-kernel\n  sudo systemd-run -qPp User=nobody -p AmbientCapabilities='CAP_BPF CAP_NET_ADMIN' " +
-			"nearcast-edge check-kernel -o json",
+		Example: "  nearcast-edge check-kernel\n  sudo systemd-run -qPp User=nobody -p AmbientCapabilities=" +
+			"'CAP_BPF CAP_NET_ADMIN CAP_PERFMON' nearcast-edge check-kernel -o json",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			findings := kernel.Check()

@@ -230,8 +230,8 @@ func (b *apiBench) note(name string, took time.Duration, err error) {
 	if err == nil {
 		return
 	}
-	// Of some 700 answers of tens of KB one fails on a busy machine, in the client: smithy-go closes the request's body
-	// as soon as the answer begins, at times before net/http has seen the body's end, and that closes the connection.
+	// On a busy machine a large answer breaks off now and then with "use of closed network connection", which is an
+	// error of the client's own side. (Perhaps smithy-go closes the request's body before net/http has seen its end.)
 	code := "answer not read"
 	var e smithy.APIError
 	if errors.As(err, &e) {
