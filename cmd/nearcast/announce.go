@@ -96,6 +96,12 @@ func (c *cli) announceRows(n *pb.NodeAnnouncements) []announceRow {
 				continue // the session's family is another one
 			}
 			row.prefix, row.state, row.reason = a.GetPrefix(), c.announceState(p, a), a.GetReason()
+			if p.GetAddress() != "" && p.GetState() != "established" && row.state == pendingText {
+				row.reason += "; the session is not established"
+				if why := p.GetReason(); why != "" {
+					row.reason += " (" + why + ")"
+				}
+			}
 			if a.GetSince() != nil {
 				row.since = rough(c.now().Sub(a.GetSince().AsTime()))
 			}
@@ -111,6 +117,9 @@ func (c *cli) announceRows(n *pb.NodeAnnouncements) []announceRow {
 
 func isIPv6(text string) bool { return strings.Contains(text, ":") }
 
+// pendingText is the state of a prefix that is to be announced and that the router has not been told.
+var pendingText = enumText(pb.AnnounceState_ANNOUNCE_STATE_PENDING)
+
 // announceState is a prefix's state on one session.
 func (c *cli) announceState(p *pb.PeerSession, a *pb.Announcement) string {
 	state := enumText(a.GetState())
@@ -118,7 +127,7 @@ func (c *cli) announceState(p *pb.PeerSession, a *pb.Announcement) string {
 	switch a.GetState() {
 	case pb.AnnounceState_ANNOUNCE_STATE_ANNOUNCED, pb.AnnounceState_ANNOUNCE_STATE_DRAINING:
 		if !told {
-			return enumText(pb.AnnounceState_ANNOUNCE_STATE_PENDING)
+			return pendingText
 		}
 	}
 	return state

@@ -31,6 +31,8 @@ func TestAnycast(t *testing.T) {
 	}
 	t.Logf("nearcast announce status:\n%s", text)
 	t.Run("nothing else leaves", d.onlyOwnPrefixes)
+	t.Run("a wrong password", d.wrongPassword)
+	t.Run("no neighbour, for all one knows", d.fartherAway)
 	t.Run("site drained", d.siteDrained)
 	t.Run("node drained", d.nodeDrained)
 	// What follows takes minutes, and has not been seen to pass as a whole yet.
