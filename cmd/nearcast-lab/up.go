@@ -149,7 +149,7 @@ func howToPlay(out io.Writer, w *world.World, app *world.App, bin, dir string) {
 	p("")
 	p("The world %q stands. As a client in %s:", w.Spec.Name, city)
 	p("  %s curl -o /dev/null -w '%%{time_starttransfer}s %%{time_total}s\\n' http://%s/bytes/1000000",
-		ns(city), app.Addresses[0])
+		ns(city), app.Address(city))
 	p("  %s curl -o /dev/null -w '%%{time_starttransfer}s %%{time_total}s\\n' http://%s:%d/bytes/1000000   # directly",
 		ns(city), w.EndpointAddr(app.Home, 0), load.PortHTTP)
 	p("As its operator:")
