@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -84,10 +85,20 @@ type seen struct {
 	client netip.AddrPort // the asker's own address
 }
 
+// asked counts questions by UDP.
+var asked atomic.Uint32
+
 // ask asks the witness behind an accelerated address; with says what the client sends before "hello".
 func (d *deployment) ask(network string, local netip.AddrPort, to netip.AddrPort, with string) (s seen, err error) {
 	ctx, cancel := context.WithTimeout(d.ctx, 10*time.Second)
 	defer cancel()
+	if network == "udp" && !local.IsValid() {
+		// A port that an earlier question had would be the same flow, with the socket that it had then.
+		local = netip.AddrPortFrom(d.Host("jakarta").V4, uint16(20_000+asked.Add(1)%10_000))
+		if to.Addr().Is6() {
+			local = netip.AddrPortFrom(d.Host("jakarta").V6, local.Port())
+		}
+	}
 	c, err := d.NS("jakarta").Dial(ctx, network, local, to)
 	if err != nil {
 		return s, err
