@@ -17,7 +17,8 @@ import (
 	"time"
 )
 
-// Three members with certificates of peer-certs become one store.
+// Three members with certificates of peer-certs become one store, although each dials from 127.0.0.1,
+// which is in no certificate: so does a member with two interfaces.
 func TestPeerCerts(t *testing.T) {
 	dir := t.TempDir()
 	peers := map[string]string{"m1": freePort(t), "m2": freePort(t), "m3": freePort(t)}
@@ -28,7 +29,7 @@ func TestPeerCerts(t *testing.T) {
 		}
 		return name + "=" + host
 	}
-	for _, args := range [][]string{{member("m1") + ",localhost", member("m2")}, {member("m3")}} {
+	for _, args := range [][]string{{member("m1"), member("m2")}, {member("m3")}} {
 		cmd := newCommand(os.Stderr)
 		cmd.SetArgs(append([]string{"peer-certs", "--out", dir}, args...))
 		if err := cmd.Execute(); err != nil {
