@@ -129,9 +129,18 @@ static __always_inline void write_ipv6(struct packet *p, struct ipv6 *ip)
 	__builtin_memcpy(ip->destination, p->source.address, 16);
 }
 
+/* What a client may send at once. The cookie holds what the client takes; this is the other way. */
+static __always_inline __u32 segment_for(struct packet *p)
+{
+	__u32 zero = 0, usual = p->source.family == AF_INET ? MSS_IPV4 : MSS_IPV6;
+	struct settings *s = bpf_map_lookup_elem(&control, &zero);
+
+	return s && s->segment && s->segment < usual ? s->segment : usual;
+}
+
 static __always_inline void write_tcp(struct packet *p, __u32 *to, __u32 seq, __u32 cookie)
 {
-	__u16 mss = p->source.family == AF_INET ? MSS_IPV4 : MSS_IPV6;
+	__u32 mss = segment_for(p);
 	__u32 w[ANSWER_TCP / 4] = {
 		bpf_htonl((__u32)p->destination_port << 16 | p->source_port),
 		bpf_htonl(cookie), bpf_htonl(seq + 1),

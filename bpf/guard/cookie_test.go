@@ -23,12 +23,17 @@ func TestCookies(t *testing.T) {
 		client, listener netip.AddrPort
 		tags             []uint16
 		options          []byte
+		segment          int    // --client-mss
+		says             uint16 // the answer, of segments
 	}{
-		{"IPv4", at("198.51.100.1:9"), at("192.0.2.7:80"), nil, []byte{2, 4, 5, 0x64}},
-		{"IPv4, all options", at("198.51.100.1:9"), at("192.0.2.7:80"), nil, make([]byte, 40)},
-		{"IPv4, tag", at("198.51.100.1:9"), at("192.0.2.7:80"), []uint16{7}, nil},
-		{"IPv6", at("[2001:db8::1]:9"), at("[2001:db8:a::7]:80"), nil, []byte{2, 4, 5, 0x64}},
-		{"IPv6, tags", at("[2001:db8::1]:9"), at("[2001:db8:a::7]:80"), []uint16{7, 8}, nil},
+		{"IPv4", at("198.51.100.1:9"), at("192.0.2.7:80"), nil, []byte{2, 4, 5, 0x64}, 0, 1460},
+		{"IPv4, all options", at("198.51.100.1:9"), at("192.0.2.7:80"), nil, make([]byte, 40), 0, 1460},
+		{"IPv4, tag", at("198.51.100.1:9"), at("192.0.2.7:80"), []uint16{7}, nil, 0, 1460},
+		{"IPv4, smaller segments", at("198.51.100.1:9"), at("192.0.2.7:80"), nil, []byte{2, 4, 5, 0x64}, 1416, 1416},
+		{"IPv4, larger segments", at("198.51.100.1:9"), at("192.0.2.7:80"), nil, nil, 9000, 1460},
+		{"IPv6", at("[2001:db8::1]:9"), at("[2001:db8:a::7]:80"), nil, []byte{2, 4, 5, 0x64}, 0, 1440},
+		{"IPv6, tags", at("[2001:db8::1]:9"), at("[2001:db8:a::7]:80"), []uint16{7, 8}, nil, 0, 1440},
+		{"IPv6, smaller segments", at("[2001:db8::1]:9"), at("[2001:db8:a::7]:80"), nil, nil, 1396, 1396},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dst := c.listener.Addr()
@@ -39,14 +44,14 @@ func TestCookies(t *testing.T) {
 			defer l.Close()
 			rules := testRules()
 			rules.Listeners[0].Flood = Rate{PerSecond: 1, Burst: 1}
-			g := loaded(t, rules, Config{})
+			g := loaded(t, rules, Config{MaxSegment: c.segment})
 			p := packet{src: c.client, dst: c.listener, proto: TCP, tags: c.tags, options: c.options, seq: 77}
-			must(t, ns.Do(func() error { cookieTrip(t, g, p); return nil }))
+			must(t, ns.Do(func() error { cookieTrip(t, g, p, c.says); return nil }))
 		})
 	}
 }
 
-func cookieTrip(t *testing.T, g *Guard, p packet) {
+func cookieTrip(t *testing.T, g *Guard, p packet, segment uint16) {
 	stray := packet{src: p.src, dst: p.dst, proto: TCP, tags: p.tags, flags: ack, seq: 78, ack: 5}
 	if _, why, _ := g.run(t, stray.bytes()); why != PassListener {
 		t.Errorf("a stray ACK while there is no flood: %v", why)
@@ -57,13 +62,11 @@ func cookieTrip(t *testing.T, g *Guard, p packet) {
 		t.Fatalf("verdict %d, %v", verdict, why)
 	}
 	l3 := 14 + 4*len(p.tags)
-	want := packet{src: p.dst, dst: p.src, proto: TCP, tags: p.tags, flags: syn | ack, ack: 78}
+	want := packet{src: p.dst, dst: p.src, proto: TCP, tags: p.tags, flags: syn | ack, ack: 78,
+		options: be.AppendUint16([]byte{2, 4}, segment)}
 	l4 := l3 + 20
 	if p.dst.Addr().Is6() {
 		l4 += 20
-		want.options = []byte{2, 4, 5, 0xa0} // 1,440
-	} else {
-		want.options = []byte{2, 4, 5, 0xb4} // 1,460
 	}
 	want.seq = be.Uint32(out[l4+4:])
 	want.mend = func(b []byte, l3, l4 int) { // what differs from what the builder makes

@@ -35,6 +35,10 @@ type Config struct {
 
 	SampleEvery int // dropped packets an Event; zero: none
 
+	// MaxSegment bounds the TCP segments that clients are told to send by answers with SYN cookies, in bytes; 0: an
+	// Ethernet's. It is what the listening sockets say, too (TCP_MAXSEG).
+	MaxSegment int
+
 	Log *slog.Logger // nil: discard
 }
 
@@ -50,6 +54,9 @@ func (c Config) Validate() error {
 	}
 	if c.SampleEvery < 0 {
 		return errors.New("sampling is negative")
+	}
+	if c.MaxSegment < 0 || c.MaxSegment > 65_495 {
+		return fmt.Errorf("segments of %d bytes are not between 0 and 65,495", c.MaxSegment)
 	}
 	return nil
 }
@@ -109,7 +116,8 @@ func Load(cfg Config) (*Guard, error) {
 	g.lists = names{numbers: map[string]uint32{}, max: listsMax}
 	g.table, err = ports.Open(g.objs.Prefixes, g.objs.Ranges)
 	if err == nil {
-		err = g.objs.Control.Put(uint32(0), guardSettings{SampleEvery: uint32(cfg.SampleEvery)})
+		err = g.objs.Control.Put(uint32(0), guardSettings{SampleEvery: uint32(cfg.SampleEvery),
+			Segment: uint32(cfg.MaxSegment)})
 	}
 	if err != nil {
 		g.objs.Close()

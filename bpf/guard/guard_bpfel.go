@@ -79,7 +79,7 @@ type guardRate struct {
 type guardSettings struct {
 	_           structs.HostLayout
 	SampleEvery uint32
-	Zero        uint32
+	Segment     uint32
 }
 
 type guardSource struct {

@@ -63,7 +63,7 @@ struct source {
 
 struct settings {
 	__u32 sample_every; /* dropped packets an event; 0: none */
-	__u32 zero;
+	__u32 segment;      /* the most that the answers with cookies let clients send; 0: an Ethernet's */
 };
 
 struct event {

@@ -24,7 +24,8 @@ func (p *Programs) loadGuard() (err error) {
 	if len(p.cfg.GuardInterfaces) == 0 {
 		return ErrNoInterfaces
 	}
-	g, err := guard.Load(guard.Config{PinDir: p.cfg.PinDir, SampleEvery: guardSampleEvery, Log: p.log})
+	g, err := guard.Load(guard.Config{PinDir: p.cfg.PinDir, SampleEvery: guardSampleEvery,
+		MaxSegment: p.cfg.ClientSegment, Log: p.log})
 	if err != nil {
 		return err
 	}

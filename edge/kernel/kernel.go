@@ -89,6 +89,8 @@ type Config struct {
 	// Self is this node, and GuardInterfaces are those on which clients' packets arrive.
 	Self            model.NodeID
 	GuardInterfaces []string
+	// ClientSegment bounds the TCP segments that guard's answers let clients send, in bytes; 0: no bound.
+	ClientSegment int
 	// BalanceInterfaces are those on which packets of clients and of the site's other nodes arrive.
 	BalanceInterfaces []string
 	XDPMode           xdp.Mode // of guard and balance
