@@ -302,3 +302,78 @@ func TestHistory(t *testing.T) {
 		t.Errorf("%d tables after an hour", len(h.before))
 	}
 }
+
+// What rows name is what a slow look at all tables of the last hour finds, the last owner first, as far as there is
+// room; what there is no room for is told.
+func TestHistoryIsWhole(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(3, 4))
+	for _, changes := range []int{0, 3, historyMax, historyMax + 3} {
+		for _, members := range []int{2, candidates, 20, MembersMax} {
+			var h history
+			now := time.Now()
+			var tables []owners // newest first
+			for range changes + 1 {
+				o := make(owners, Rows)
+				for i := range o {
+					o[i] = uint8(1 + rnd.IntN(members))
+				}
+				now = now.Add(time.Minute)
+				h.change(o, now)
+				tables = slices.Insert(tables, 0, o)
+			}
+			var present []uint8
+			for n := 1; n <= members; n++ {
+				if n == 1 || rnd.IntN(4) > 0 {
+					present = append(present, uint8(n))
+				}
+			}
+			checkRows(t, fmt.Sprintf("%d members, %d changes", members, changes), &h, tables, present)
+			if _, lost := h.beyond(now); lost != (changes > historyMax) {
+				t.Errorf("%d changes: tables are lost: %v", changes, lost)
+			}
+			if _, lost := h.beyond(now.Add(HistoryKept)); lost {
+				t.Errorf("%d changes: tables that are too old anyway are lost", changes)
+			}
+		}
+	}
+}
+
+func checkRows(t *testing.T, what string, h *history, tables []owners, present []uint8) {
+	t.Helper()
+	rows, cut := h.rows(present), 0
+	for i := 0; i < Rows; i += 1 + i%7 {
+		want := []uint8{tables[0][i]}
+		for _, o := range tables[1:min(len(tables), 1+historyMax)] {
+			if !slices.Contains(want, o[i]) && slices.Contains(present, o[i]) {
+				want = append(want, o[i])
+			}
+		}
+		recent := min(len(want), candidates) - 1
+		if len(want) <= candidates {
+			for _, n := range present {
+				if !slices.Contains(want, n) {
+					want = append(want, n)
+				}
+			}
+		}
+		want = append(want, make([]uint8, candidates)...)[:candidates]
+		if got := rows[i]; int(got.Recent) != recent || !slices.Equal(got.Members[:], want) {
+			t.Fatalf("%s: row %d names %v, %d of before, and the tables say %v, %d", what, i, got.Members, got.Recent,
+				want, recent)
+		}
+	}
+	for i := range Rows {
+		seen := map[uint8]bool{tables[0][i]: true}
+		for _, o := range tables[1:min(len(tables), 1+historyMax)] {
+			if slices.Contains(present, o[i]) {
+				seen[o[i]] = true
+			}
+		}
+		if len(seen) > candidates {
+			cut++
+		}
+	}
+	if got, _ := h.beyond(time.Now()); got != cut {
+		t.Errorf("%s: %d rows are said to be cut, and it is %d", what, got, cut)
+	}
+}

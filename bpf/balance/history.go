@@ -18,6 +18,9 @@ type generation struct {
 type history struct {
 	current owners
 	before  []generation
+
+	cut  int       // rows that had more owners than rows could name
+	lost time.Time // when the newest table that was given up for want of room was last in use; zero: none was
 }
 
 // change puts another table into use. One like it of before is forgotten: it is the present one again.
@@ -35,7 +38,15 @@ func (h *history) change(to owners, now time.Time) {
 func (h *history) remember(o owners, now time.Time) {
 	h.before = slices.DeleteFunc(h.before, func(g generation) bool { return slices.Equal(g.owners, o) })
 	h.before = slices.Insert(h.before, 0, generation{o, now})
-	h.before = h.before[:min(len(h.before), historyMax)]
+	if len(h.before) > historyMax {
+		h.lost = h.before[historyMax].until
+		h.before = h.before[:historyMax]
+	}
+}
+
+// beyond says what of the last hour there was no room for.
+func (h *history) beyond(now time.Time) (rows int, tables bool) {
+	return h.cut, !h.lost.IsZero() && now.Sub(h.lost) < HistoryKept
 }
 
 // expire forgets what is too old.
@@ -51,10 +62,15 @@ func (h *history) rows(present []uint8) []balanceRow {
 		here[n] = true
 	}
 	all := make([]balanceRow, Rows)
+	h.cut = 0
 	for i := range all {
-		r, n := &all[i], 0
+		r, n, full := &all[i], 0, false
 		add := func(member uint8) {
-			if n < candidates && member != 0 && here[member] && !slices.Contains(r.Members[:n], member) {
+			switch {
+			case member == 0 || !here[member] || slices.Contains(r.Members[:n], member):
+			case n == candidates:
+				full = true
+			default:
 				r.Members[n] = member
 				n++
 			}
@@ -67,6 +83,9 @@ func (h *history) rows(present []uint8) []balanceRow {
 			add(g.owners[i])
 		}
 		r.Recent = uint8(max(n-1, 0))
+		if full {
+			h.cut++
+		}
 		for _, member := range present {
 			add(member)
 		}

@@ -270,6 +270,14 @@ func peerKey(m balanceMember) balanceAddress {
 	return balanceAddress{Family: uint32(m.Family), Words: m.Address}
 }
 
+// Beyond says what of the last hour there is no room for: rows that had more owners than can be asked, of which the
+// earliest are left out, and whether tables were given up. Flows from then break when the router moves them.
+func (b *Balancer) Beyond() (rows int, tables bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.history.beyond(time.Now())
+}
+
 // Shares returns how many rows each member owns, by address, for people.
 func (b *Balancer) Shares() map[netip.Addr]int {
 	b.mu.Lock()

@@ -229,6 +229,9 @@ func (ch *change) putNode(n model.Node) error {
 			return field(ReasonInUse, "node", "%v is in the %s: announcing it would cut the node off", addr, a)
 		}
 	}
+	if err := ch.checkBalance(&n); err != nil {
+		return err
+	}
 	if err := put(ch, &ch.nodes, n); err != nil {
 		return err
 	}
@@ -307,7 +310,7 @@ var nodeFixed = map[string]func(a, b *model.Node) bool{
 
 // ports returns the addresses of a node that have a port.
 func ports(n *model.Node) []netip.AddrPort {
-	return append(slices.Clone(n.BackboneAddresses), n.GossipAddress)
+	return append(slices.Clone(n.BackboneAddresses), n.GossipAddress, n.BalanceAddress)
 }
 
 // DeleteNode removes a node; its certificate is refused from then on. See UpdateNode for Options.Force.

@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"bytes"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -169,6 +170,56 @@ func TestNodes(t *testing.T) {
 	}
 	refused(t, c.DeleteNode(ctx, n.ID, Options{}), NotFound, ReasonNodeNotFound)
 	ok(t)(c.RegisterNode(ctx, in)) // the name is free again
+}
+
+// TestBalanceAddresses: each node of a site has its own, and there are no more of them than can share flows. What
+// was there before these rules can still be drained.
+func TestBalanceAddresses(t *testing.T) {
+	ctx := t.Context()
+	c := world(t)
+	ok(t)(c.CreateSite(ctx, model.Site{Name: "nyc2", Region: "us-east-1"}, Options{}))
+	balanced := func(name string, site model.SiteName, at string) model.Node {
+		n := node(name, site, "192.0.2.1")
+		n.BalanceAddress = netip.MustParseAddrPort(at)
+		return n
+	}
+	register := func(n model.Node) (model.Node, error) { return c.RegisterNode(ctx, n) }
+	first := must[model.Node](t)(register(balanced("n1", "ams", "10.0.0.1:6080")))
+	for _, at := range []string{"10.0.0.1:6081", "10.0.0.2:6080", "[fd00::1]:6080"} { // on the way to another port, say
+		ok(t)(register(balanced("n-"+strings.Trim(strings.NewReplacer(":", "-", ".", "-", "[", "", "]", "").Replace(at), "-"),
+			"ams", at)))
+	}
+	ok(t)(register(balanced("far", "nyc2", "10.0.0.1:6080"))) // another site has a network of its own
+	bad := balanced("n2", "ams", "10.0.0.1:6080")
+	_, err := register(bad)
+	refused(t, err, InvalidArgument, ReasonInUse, "node.balance_address", "node n1 of site ams has 10.0.0.1:6080")
+	gateway := bad
+	gateway.Name, gateway.Edge = "gateway", false
+	ok(t)(register(gateway)) // takes no part
+
+	second := must[model.Node](t)(register(balanced("n2", "ams", "10.0.0.9:6080")))
+	move := func(at string) error {
+		_, err := c.UpdateNode(ctx, second.ID, Options{}, func(n *model.Node) error {
+			n.BalanceAddress = netip.MustParseAddrPort(at)
+			return nil
+		})
+		return err
+	}
+	refused(t, move("10.0.0.1:6080"), InvalidArgument, ReasonInUse, "node n1 of site ams")
+	refused(t, move("10.0.0.1:6081"), InvalidArgument, ReasonInUse, "node.balance_address") // only the port changes
+	if err := move("10.0.0.9:6090"); err != nil {
+		t.Error(err)
+	}
+	ok(t)(c.UpdateNode(ctx, first.ID, Options{}, func(n *model.Node) error { n.State = model.NodeRevoked; return nil }))
+	if err := move("10.0.0.1:6080"); err != nil {
+		t.Errorf("the address of a node that is revoked: %v", err)
+	}
+	for i := 4; i < model.BalanceNodesMax; i++ { // four are there, without the revoked one
+		ok(t)(register(balanced(fmt.Sprint("more-", i), "ams", fmt.Sprintf("10.0.1.%d:6080", i))))
+	}
+	_, err = register(balanced("one-more", "ams", "10.0.2.1:6080"))
+	refused(t, err, LimitExceeded, ReasonLimit, "31 nodes of site ams")
+	ok(t)(c.UpdateNode(ctx, second.ID, Options{}, func(n *model.Node) error { n.State = model.NodeDraining; return nil }))
 }
 
 // TestLastEdge: what would leave an enabled accelerator to nobody needs force (R-CF3).

@@ -38,6 +38,7 @@ import (
 type Balancer interface {
 	Update(balance.Site, time.Time) error
 	Alive() error
+	Beyond() (rows int, tables bool)
 }
 
 // State is what a node says of itself.
@@ -86,7 +87,9 @@ type Site struct {
 	keys    [][]byte
 	peers   map[model.NodeID]*peer
 	applied balance.Site
-	problem string // why the balancer does not have the site
+	problem string   // why the balancer does not have the site
+	extra   []string // names of the site's nodes for which there is no room, this one perhaps among them
+	without bool     // this node is one of them
 }
 
 // peer is another node of the site.
@@ -125,11 +128,12 @@ func (s *Site) SetSnapshot(snapshot *model.Snapshot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.keys = snapshot.GossipKeys
-	s.self = netip.AddrPort{}
+	s.self, s.extra, s.without = netip.AddrPort{}, nil, false
 	seen := map[model.NodeID]bool{}
-	for i := range snapshot.Nodes {
-		n := &snapshot.Nodes[i]
-		if n.Site != s.cfg.Site || !n.Edge || n.State == model.NodeRevoked || !n.BalanceAddress.IsValid() {
+	for i, n := range s.nodesOf(snapshot) {
+		if i >= balance.MembersMax {
+			s.extra = append(s.extra, n.Name)
+			s.without = s.without || n.ID == s.cfg.Self
 			continue
 		}
 		if n.ID == s.cfg.Self {
@@ -153,6 +157,20 @@ func (s *Site) SetSnapshot(snapshot *model.Snapshot) {
 	case s.wake <- struct{}{}:
 	default:
 	}
+}
+
+// nodesOf are the nodes of this one's site that balance its flows, in the same order on all of them: where there is
+// no room for all, they leave out the same.
+func (s *Site) nodesOf(snapshot *model.Snapshot) []*model.Node {
+	var all []*model.Node
+	for i := range snapshot.Nodes {
+		n := &snapshot.Nodes[i]
+		if n.Site == s.cfg.Site && n.Edge && n.State != model.NodeRevoked && n.BalanceAddress.IsValid() {
+			all = append(all, n)
+		}
+	}
+	slices.SortFunc(all, func(a, b *model.Node) int { return cmp.Compare(a.ID, b.ID) })
+	return all
 }
 
 // Run exchanges heartbeats and keeps the balancer's table until ctx ends. Without an address of this node in the
@@ -200,7 +218,11 @@ func (s *Site) serve(ctx context.Context, at netip.AddrPort) error {
 		}
 		s.mu.Lock()
 		moved := s.self != at
+		without := !s.self.IsValid()
 		s.mu.Unlock()
+		if without { // then it is alone
+			s.settle(time.Now())
+		}
 		if moved {
 			return nil
 		}
@@ -283,7 +305,6 @@ func (s *Site) members(now time.Time, own State) balance.Site {
 		all = append(all, p)
 		addrs = append(addrs, p.at.Addr())
 	}
-	all = all[:min(len(all), balance.MembersMax-1)]
 	ways := s.cfg.routes(addrs)
 	// If everybody drains, they are all that there is.
 	serving := own == Serving
@@ -369,61 +390,5 @@ func (s *Site) Status() []MemberStatus {
 		all = append(all, m)
 	}
 	slices.SortFunc(all[1:], func(a, b MemberStatus) int { return cmp.Compare(a.ID, b.ID) })
-	return all
-}
-
-// Notes says what is wrong with the site, for people.
-func (s *Site) Notes() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var notes []string
-	switch {
-	case !s.self.IsValid():
-		notes = append(notes, "the snapshot has no address of this node for its site (--balance-address): "+
-			"flows are not balanced")
-	case s.problem != "":
-		notes = append(notes, "flows are not balanced as the site is now: "+s.problem)
-	}
-	for _, p := range s.peers {
-		switch {
-		case !s.self.IsValid():
-		case p.at.Addr().Is4() != s.self.Addr().Is4():
-			notes = append(notes, fmt.Sprintf("%s has a balance address of the other IP version (%v) and is left out",
-				p.name, p.at.Addr()))
-		case p.at.Port() != s.self.Port():
-			notes = append(notes, fmt.Sprintf("%s has another balance port (%d) and is left out", p.name, p.at.Port()))
-		}
-	}
-	for _, m := range s.applied.Members {
-		if room := m.Route.MTU - overhead(m.Address); !m.Self && room < usualMTU {
-			notes = append(notes, fmt.Sprintf("the network to %v has an MTU of %d: packets of clients above %d bytes do "+
-				"not pass between nodes; make it %d", m.Address.Addr(), m.Route.MTU, room, usualMTU+overhead(m.Address)))
-			break
-		}
-	}
-	slices.Sort(notes)
-	return notes
-}
-
-func overhead(a netip.AddrPort) int {
-	if a.Addr().Unmap().Is4() {
-		return balance.OverheadIPv4
-	}
-	return balance.OverheadIPv6
-}
-
-// describe is what of a site is news for people.
-func describe(site balance.Site) []string {
-	all := make([]string, len(site.Members))
-	for i, m := range site.Members {
-		state := "draining"
-		switch {
-		case m.Owner:
-			state = "serving"
-		case m.Suspect:
-			state = "suspect"
-		}
-		all[i] = fmt.Sprintf("%v %s", m.Address.Addr(), state)
-	}
 	return all
 }

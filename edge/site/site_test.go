@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,7 +15,11 @@ import (
 )
 
 // fakeBalancer takes what it is told.
-type fakeBalancer struct{ site balance.Site }
+type fakeBalancer struct {
+	site   balance.Site
+	rows   int
+	tables bool
+}
 
 // Update implements Balancer.
 func (f *fakeBalancer) Update(s balance.Site, _ time.Time) error {
@@ -24,6 +29,9 @@ func (f *fakeBalancer) Update(s balance.Site, _ time.Time) error {
 
 // Alive implements Balancer.
 func (f *fakeBalancer) Alive() error { return nil }
+
+// Beyond implements Balancer.
+func (f *fakeBalancer) Beyond() (rows int, tables bool) { return f.rows, f.tables }
 
 // member is one node of a test's site.
 type member struct {
@@ -237,14 +245,64 @@ func TestMisconfigured(t *testing.T) {
 	if got := all[0].owners(); got != "[n0 n1]" {
 		t.Errorf("members %s", got)
 	}
-	if notes := all[0].Notes(); len(notes) != 3 { // IP version, port, and the MTU of this test's network
-		t.Errorf("notes %q", notes)
-	}
+	noted(t, all[0], "node-2 has the balance address of node-1", "node-3 has a balance address of the other IP version",
+		"node-4 has another balance port", "MTU of 1500")
+	noted(t, all[1], "node-2 has this node's balance address", "node-3 has", "node-4 has", "MTU")
+	noted(t, all[2], "node-1 has this node's balance address", "node-3 has", "node-4 has")
+	all[0].balancer.rows, all[0].balancer.tables = 7, true
+	noted(t, all[0], "node-2", "node-3", "node-4", "MTU", "7 of 65537 rows", "too often")
 	alone := newMembers(t, s)[0]
 	alone.SetSnapshot(&model.Snapshot{})
 	alone.settle(time.Now())
 	if notes := alone.Notes(); len(notes) != 1 || alone.Status() != nil {
 		t.Errorf("without an address: %q", notes)
+	}
+}
+
+// noted asserts that a node's notes are these, in any order.
+func noted(t *testing.T, m *member, want ...string) {
+	t.Helper()
+	notes := m.Notes()
+	for _, w := range want {
+		if !slices.ContainsFunc(notes, func(n string) bool { return strings.Contains(n, w) }) {
+			t.Errorf("%s does not note %q: %q", m.cfg.Self, w, notes)
+		}
+	}
+	if len(notes) != len(want) {
+		t.Errorf("%s notes %q, want %d", m.cfg.Self, notes, len(want))
+	}
+}
+
+// With more nodes than there is room for all agree on who is left out, and say so.
+func TestTooMany(t *testing.T) {
+	if balance.MembersMax != model.BalanceNodesMax {
+		t.Errorf("the control plane lets %d nodes share flows, and the program %d", model.BalanceNodesMax, balance.MembersMax)
+	}
+	s := &model.Snapshot{GossipKeys: [][]byte{gossipKey}}
+	for i := range balance.MembersMax + 2 {
+		s.Nodes = append(s.Nodes, model.Node{ID: model.NodeID(fmt.Sprintf("n%02d", i)), Name: fmt.Sprint("node-", i), Site: "fra",
+			Edge: true, BalanceAddress: addressOf(i)})
+	}
+	all := newMembers(t, s)
+	slices.Reverse(s.Nodes)
+	for _, m := range all[:5] {
+		m.SetSnapshot(s)
+	}
+	now := time.Now()
+	talk(all, now)
+	in, out := all[:balance.MembersMax], all[balance.MembersMax:]
+	want(t, "31 nodes", in, in[0].owners())
+	for _, m := range in {
+		if n := len(m.balancer.site.Members); n != balance.MembersMax {
+			t.Errorf("%s has %d members", m.cfg.Self, n)
+		}
+		noted(t, m, "no room for node-31, node-32", "MTU")
+	}
+	for _, m := range out {
+		if len(m.balancer.site.Members) != 0 || m.Status() != nil {
+			t.Errorf("%s has members: %s", m.cfg.Self, m.owners())
+		}
+		noted(t, m, "this is one more")
 	}
 }
 

@@ -46,6 +46,7 @@ const (
 	NameServersMax       = 13   // what a referral of 512 bytes holds (RFC 1035)
 	BalanceWeightDefault = 100  // of a node in its site
 	BalanceWeightMax     = 1000 //
+	BalanceNodesMax      = 31   // nodes of one site that balance its flows (numbers in the kernel's tables)
 	NodeAddressesMax     = 32   // backbone addresses of a node, and service addresses of a node
 
 	CustomRoutingDestinationsMax = 100   // of a group of custom routing; AWS's
