@@ -40,6 +40,14 @@ const environment = "NEARCAST_HANDOVER"
 // firstFile is the descriptor of the socket in the next process; the files follow.
 const firstFile = 3
 
+// What the other process can say: the names of up to filesMax files in one line, and words.
+const (
+	filesMax  = 20_000 // as many descriptors as a process gets
+	nameMax   = 255
+	namesLine = 4 << 20 // bytes of the line with names
+	wordLine  = 100
+)
+
 // link is one end of the conversation.
 type link struct {
 	conn net.Conn
@@ -66,17 +74,51 @@ func (l link) Say(word string) error {
 func (l link) Wait(ctx context.Context, word string) error {
 	stop := context.AfterFunc(ctx, func() { _ = l.conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	line, err := l.in.ReadString('\n')
+	line, err := readLine(l.in, wordLine)
 	if ctx.Err() != nil {
 		return fmt.Errorf("wait for the other process to be %q: %w", word, ctx.Err())
 	}
 	if err != nil {
 		return fmt.Errorf("the other process ended before it was %q: %w", word, err)
 	}
-	if got := strings.TrimSpace(line); got != word {
+	if got := strings.TrimSpace(string(line)); got != word {
 		return fmt.Errorf("the other process says %q instead of %q", got, word)
 	}
 	return nil
+}
+
+// readLine reads a line of at most so many bytes, without its end.
+func readLine(in *bufio.Reader, most int) (line []byte, err error) {
+	for {
+		part, err := in.ReadSlice('\n')
+		line = append(line, part...)
+		switch {
+		case len(line) > most:
+			return nil, fmt.Errorf("a line of more than %d bytes", most)
+		case err == nil:
+			return line[:len(line)-1], nil
+		case !errors.Is(err, bufio.ErrBufferFull):
+			return nil, err
+		}
+	}
+}
+
+// parseNames reads the names of the files that are handed over, in the order of their descriptors.
+func parseNames(line []byte) (names []string, err error) {
+	if err := json.Unmarshal(line, &names); err != nil {
+		return nil, err
+	}
+	if len(names) > filesMax {
+		return nil, fmt.Errorf("%d files are more than %d", len(names), filesMax)
+	}
+	seen := make(map[string]bool, len(names))
+	for _, name := range names {
+		if name == "" || len(name) > nameMax || seen[name] {
+			return nil, fmt.Errorf("a file's name is empty, longer than %d bytes or another one's: %.300q", nameMax, name)
+		}
+		seen[name] = true
+	}
+	return names, nil
 }
 
 // Next is the next process, seen from this one.
@@ -177,12 +219,13 @@ func FromEnvironment() (*Previous, error) {
 	if err != nil {
 		return nil, err
 	}
-	line, err := l.in.ReadBytes('\n')
-	if err != nil {
-		return nil, fmt.Errorf("read what the process before hands over: %w", err)
-	}
+	line, err := readLine(l.in, namesLine)
 	var names []string
-	if err := json.Unmarshal(line, &names); err != nil {
+	if err == nil {
+		names, err = parseNames(line)
+	}
+	if err != nil {
+		l.conn.Close()
 		return nil, fmt.Errorf("read what the process before hands over: %w", err)
 	}
 	p := &Previous{link: l, files: map[string]*os.File{}}
