@@ -15,7 +15,7 @@ export BPF2GO_CC ?= clang-14
 export BPF2GO_CFLAGS := -O2 -g -Wall -Werror -I../include \
 	-idirafter /usr/include/x86_64-linux-gnu -idirafter /usr/include/aarch64-linux-gnu
 
-.PHONY: all build demo demo-bgp test test-unit test-root bench bench-dns profile generate generate-bpf check-generated deps deps-demo deps-demo-bgp deps-bench clean help
+.PHONY: all build demo demo-bgp test test-unit test-root bench bench-dns bench-guard profile generate generate-bpf check-generated deps deps-demo deps-demo-bgp deps-bench clean help
 
 all: build
 
@@ -60,6 +60,9 @@ bench: deps-bench build ## measure beside the peers; results as JSON in bench-re
 bench-dns: deps-bench ## DNS beside gdnsd and a stock server of the DNS library, in one run (two CPUs)
 	NEARCAST_BENCH_DNS=1 go test -count=1 -run 'TestBeside$$' ./edge/dns
 
+bench-guard: deps-bench build ## guard beside nftables, and clients in a flood of SYNs, in one run (root, two CPUs)
+	@$(BIN)/nearcast-lab bench guard
+
 profile: deps-bench build ## the raw benchmark with CPU and allocation profiles, in bench-results/ (root); ONLY=UDP: one kind
 	@$(BIN)/nearcast-lab bench raw --profile --only '$(ONLY)'
 
@@ -73,7 +76,7 @@ $(TOOLS)/bpf2go:
 	GOBIN=$(CURDIR)/$(TOOLS) go install github.com/cilium/ebpf/cmd/bpf2go@$(BPF2GO_VERSION)
 
 generate-bpf: $(TOOLS)/bpf2go ## remake the committed kernel objects (needs clang-14, llvm-14, libbpf-dev)
-	PATH="$(CURDIR)/$(TOOLS):$$PATH" go generate ./bpf/...
+	PATH="$(CURDIR)/$(TOOLS):$$PATH" go generate ./bpf/... ./testbed/blast
 
 generate: generate-bpf $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-go-grpc ## remake the committed generated files
 	cd proto && PATH="$(CURDIR)/$(TOOLS):$$PATH" buf lint && PATH="$(CURDIR)/$(TOOLS):$$PATH" buf generate

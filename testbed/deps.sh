@@ -12,7 +12,7 @@ elif [ "${1:-}" != demo ]; then
   packages+=(gcc libc6-dev awscli bind9-dnsutils knot-dnsutils gdnsd bird2 frr knot)
 fi
 if [ "${1:-}" = bench ]; then
-  packages+=(haproxy nginx-light libnginx-mod-stream dnsperf)
+  packages+=(haproxy nginx-light libnginx-mod-stream dnsperf nftables)
 fi
 missing=()
 for p in "${packages[@]}"; do
@@ -43,7 +43,7 @@ apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 for p in "${missing[@]}"; do
   case $p in
     bird2) systemctl --quiet disable bird 2>/dev/null || true ;;
-    frr | haproxy | gdnsd | knot) systemctl --quiet disable "$p" 2>/dev/null || true ;;
+    frr | haproxy | gdnsd | knot | nftables) systemctl --quiet disable "$p" 2>/dev/null || true ;;
     nginx-light) systemctl --quiet disable nginx 2>/dev/null || true ;;
   esac
 done

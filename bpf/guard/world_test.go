@@ -2,16 +2,13 @@ package guard
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,6 +17,8 @@ import (
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
+	"github.com/nearcast/nearcast/testbed/blast"
+	"github.com/nearcast/nearcast/testbed/load"
 	"github.com/nearcast/nearcast/testbed/netns"
 )
 
@@ -32,7 +31,7 @@ type world struct {
 var (
 	service  = at("192.0.2.7:80")
 	attacked = netip.MustParsePrefix("192.0.2.0/24")
-	forged   = netip.MustParsePrefix("198.18.0.0/15")
+	forged   = netip.MustParsePrefix("32.0.0.0/3") // where package blast's sources are
 )
 
 func newWorld(tb testing.TB) *world {
@@ -139,52 +138,26 @@ func (w *world) ask(timeout time.Duration) error {
 }
 
 // flood sends SYNs with forged sources, up to so many a second, until ctx ends, and returns how many.
-func (w *world) flood(ctx context.Context, tb testing.TB, perSecond int) (sent int) {
-	tb.Helper()
+func (w *world) flood(ctx context.Context, perSecond int) (sent int, err error) {
 	ours, err := w.attacker.MAC("wire")
-	must(tb, err)
+	if err != nil {
+		return 0, err
+	}
 	theirs, err := w.server.MAC("attack")
-	must(tb, err)
-	err = w.attacker.Do(func() error {
-		dev, err := net.InterfaceByName("wire")
-		if err != nil {
-			return err
-		}
-		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		to := &unix.SockaddrLinklayer{Ifindex: dev.Index, Protocol: 0x0008}
-		rnd := rand.New(rand.NewPCG(3, 4))
-		began := time.Now()
-		for ctx.Err() == nil {
-			due := int(time.Since(began).Seconds() * float64(perSecond))
-			for range min(due-sent, 2000) {
-				src := forged.Addr().As4()
-				src[1] += byte(rnd.Uint32() & 1)
-				src[2], src[3] = byte(rnd.Uint32()), byte(rnd.Uint32())
-				frame := packet{src: netip.AddrPortFrom(netip.AddrFrom4(src), uint16(1024+rnd.IntN(60000))),
-					dst: service, proto: TCP, seq: rnd.Uint32(), options: []byte{2, 4, 5, 0xb4}}.bytes()
-				copy(frame, theirs)
-				copy(frame[6:], ours)
-				if err := unix.Sendto(fd, frame, 0, to); err != nil && !errors.Is(err, unix.ENOBUFS) {
-					return err
-				}
-				sent++
-			}
-			if due <= sent {
-				time.Sleep(time.Millisecond)
-			}
-		}
-		return nil
-	})
-	must(tb, err)
-	return sent
+	if err != nil {
+		return 0, err
+	}
+	stream := blast.Stream{TCP: true, From: ours, To: theirs, Destination: service, Networks: blast.NetworksMax}
+	return blast.Flood{Stream: stream, PerSecond: perSecond}.Run(ctx, w.attacker, "wire")
 }
 
+// floodFullEnv makes TestSYNFlood long enough to compare latencies ("1"), which takes a quiet machine.
+const floodFullEnv = "NEARCAST_FLOOD_FULL"
+
 // Legitimate connections succeed while SYNs from forged sources come at 100,000 a second (or what this machine
-// can send): the queue is full at once, and from then on the program answers with cookies.
+// can send): the queue is full at once, and from then on the program answers with cookies. Phases of quiet and of
+// flood take turns. With NEARCAST_FLOOD_FULL=1 they are longer, and what one connection of a hundred takes in the
+// flood is at most twice what it takes in quiet, in half of the rounds or more.
 func TestSYNFlood(t *testing.T) {
 	w := newWorld(t)
 	w.passOutside(t)
@@ -210,33 +183,64 @@ func (w *world) floodWith(t *testing.T, mode Mode) {
 	if n := counted(t, g, Answered); n != 0 {
 		t.Errorf("%d cookies in peace", n)
 	}
-	ctx, stop := context.WithTimeout(context.Background(), 4*time.Second)
+	full := os.Getenv(floodFullEnv) == "1"
+	rounds, lasts := 2, 700*time.Millisecond
+	if full {
+		rounds, lasts = 7, 3*time.Second
+	}
+	var quiet, flood, ratios []float64
+	for range rounds {
+		q, f := w.knock(t, g, lasts, 0), w.knock(t, g, lasts, 100_000)
+		quiet, flood, ratios = append(quiet, q), append(flood, f), append(ratios, f/q)
+	}
+	for _, list := range [][]float64{quiet, flood, ratios} {
+		slices.Sort(list)
+	}
+	t.Logf("p99, medians of %d rounds: quiet %.0f µs, in the flood %.0f µs; ratio %.2f (%.2f to %.2f)", rounds,
+		quiet[rounds/2], flood[rounds/2], ratios[rounds/2], ratios[0], ratios[rounds-1])
+	if full && ratios[rounds/2] > 2 {
+		t.Errorf("one connection of a hundred takes %.2f times as long in the flood", ratios[rounds/2])
+	}
+}
+
+// knock makes connections for a while, with so many forged SYNs a second, and returns their p99 in µs.
+func (w *world) knock(t *testing.T, g *Guard, lasts time.Duration, perSecond int) float64 {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
-	var sent atomic.Int64
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		sent.Store(int64(w.flood(ctx, t, 100_000)))
-	}()
-	eventually(t, "cookies", func() bool { return counted(t, g, Answered) > 1000 })
-	var took []time.Duration
-	failed := 0
-	for ctx.Err() == nil {
-		began := time.Now()
-		if err := w.ask(5 * time.Second); err != nil {
-			failed++
-			t.Log(err)
-		}
-		took = append(took, time.Since(began))
-		time.Sleep(2 * time.Millisecond)
+	var sent int
+	done := make(chan error, 1)
+	before := counted(t, g, Answered)
+	if perSecond == 0 {
+		done <- nil
+	} else {
+		go func() {
+			var err error
+			sent, err = w.flood(ctx, perSecond)
+			done <- err
+		}()
+		eventually(t, "cookies", func() bool { return counted(t, g, Answered) > before+1000 })
 	}
-	<-done
-	if len(took) < 20 || failed*100 > len(took) {
-		t.Errorf("%d of %d connections failed", failed, len(took))
+	began := time.Now()
+	k := load.Knocks{Addr: service, Every: 2 * time.Millisecond, Timeout: 5 * time.Second}
+	must(t, w.client.Do(func() error {
+		run, stop := context.WithTimeout(ctx, lasts)
+		defer stop()
+		k.Run(run)
+		return nil
+	}))
+	stop()
+	must(t, <-done)
+	for _, err := range k.Errs {
+		t.Log(err)
 	}
-	slices.Sort(took)
-	t.Logf("%d SYNs in 4 s, %d answered with cookies; %d connections, %d failed, p50 %v, p99 %v", sent.Load(),
-		counted(t, g, Answered), len(took), failed, took[len(took)/2], took[len(took)*99/100])
+	if len(k.Errs)*100 > k.Attempts() || k.Attempts() < 20 {
+		t.Errorf("%d of %d connections failed with %d SYNs a second", len(k.Errs), k.Attempts(), perSecond)
+	}
+	q := func(share float64) time.Duration { return load.Quantile(k.FirstByte, share).Round(time.Microsecond) }
+	t.Logf("%6d SYNs in %v, %6d answered with cookies: %d connections, %d failed, p50 %v, p99 %v", sent,
+		time.Since(began).Round(10*time.Millisecond), counted(t, g, Answered)-before, k.Attempts(), len(k.Errs), q(0.5), q(0.99))
+	return float64(q(0.99).Microseconds())
 }
 
 func counted(tb testing.TB, g *Guard, r Reason) uint64 {

@@ -38,18 +38,20 @@ type Report struct {
 	Machine   Machine    `json:"machine"`
 	Transfers []Transfer `json:"transfers,omitempty"`
 	// ClientWindow is Options.ClientWindow.
-	ClientWindow int   `json:"client_window,omitempty"`
-	Raw          []Raw `json:"raw,omitempty"`
+	ClientWindow int        `json:"client_window,omitempty"`
+	Raw          []Raw      `json:"raw,omitempty"`
+	Filtered     []Filtered `json:"filtered,omitempty"`
 }
 
 // Machine is what a figure cannot be read without.
 type Machine struct {
-	CPU     string `json:"cpu"`
-	Cores   int    `json:"cores"`
-	Kernel  string `json:"kernel"`
-	Go      string `json:"go"`
-	HAProxy string `json:"haproxy"`
-	NGINX   string `json:"nginx"`
+	CPU      string `json:"cpu"`
+	Cores    int    `json:"cores"`
+	Kernel   string `json:"kernel"`
+	Go       string `json:"go"`
+	HAProxy  string `json:"haproxy"`
+	NGINX    string `json:"nginx"`
+	NFTables string `json:"nftables"`
 }
 
 // DescribeMachine looks at the machine it runs on.
@@ -68,6 +70,7 @@ func DescribeMachine() Machine {
 	}
 	m.HAProxy = firstLine("haproxy", "-v")
 	m.NGINX = firstLine("nginx", "-v")
+	m.NFTables = firstLine("nft", "--version")
 	return m
 }
 
@@ -90,8 +93,8 @@ func (r *Report) Save(dir string) (string, error) {
 // WriteTo prints the report for a person, ratios first.
 func (r *Report) WriteTo(out io.Writer) (int64, error) {
 	var buf bytes.Buffer
-	fmt.Fprintf(&buf, "%s, %d cores, Linux %s, %s\n%s; %s\n\n", r.Machine.CPU, r.Machine.Cores, r.Machine.Kernel,
-		r.Machine.Go, r.Machine.HAProxy, r.Machine.NGINX)
+	fmt.Fprintf(&buf, "%s, %d cores, Linux %s, %s\n%s; %s; %s\n\n", r.Machine.CPU, r.Machine.Cores, r.Machine.Kernel,
+		r.Machine.Go, r.Machine.HAProxy, r.Machine.NGINX, r.Machine.NFTables)
 	if r.ClientWindow > 0 {
 		fmt.Fprintf(&buf, "clients begin with a receive window of %d bytes\n\n", r.ClientWindow)
 	}
@@ -99,6 +102,7 @@ func (r *Report) WriteTo(out io.Writer) (int64, error) {
 	fmt.Fprintln(&buf)
 	r.writeTransfers(&buf)
 	r.writeRaw(&buf)
+	r.writeFiltered(&buf)
 	n, err := out.Write(buf.Bytes())
 	return int64(n), err
 }

@@ -38,11 +38,12 @@ const (
 	wantConnections = 2.0
 	wantUDP         = 1.5
 	wantIdleBytes   = 10_000
+	wantFiltered    = 1.0
 )
 
 // Targets compares a report with what is promised. Those that the report cannot tell are left out.
 func (r *Report) Targets() []Target {
-	return append(latencyTargets(r.Transfers), rawTargets(r.Raw)...)
+	return slices.Concat(latencyTargets(r.Transfers), rawTargets(r.Raw), filterTargets(r.Filtered))
 }
 
 // worst keeps the worst ratio of several worlds.

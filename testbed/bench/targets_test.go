@@ -24,6 +24,11 @@ func TestTargets(t *testing.T) {
 			{What: kindUDP, System: sysNearcast, CPU: 1}, {What: kindUDP, System: sysNGINX, CPU: 1.4},
 			{What: kindIdle + ", edge", System: sysNearcast, Rate: 9000},
 		},
+		Filtered: []Filtered{
+			{Job: "a", System: sysInet, PerCPUSecond: 3}, {Job: "a", System: sysNetdev, PerCPUSecond: 4},
+			{Job: "a", System: sysNothing, PerCPUSecond: 9}, {Job: "a", System: sysNative, PerCPUSecond: 6},
+			{Job: "a", System: sysGeneric, PerCPUSecond: 1}, {Job: "b", System: sysNative, PerCPUSecond: 6},
+		},
 	}
 	want := map[string]struct {
 		got     float64
@@ -35,6 +40,7 @@ func TestTargets(t *testing.T) {
 		"CPU a GB, × that of HAProxy's TLS chain":               {0.9, true},
 		"UDP packets a CPU second, × nginx's":                   {1.4, false},
 		"memory of an idle flow, edge, bytes":                   {9000, true},
+		"packets a CPU second, × those of nftables: a":          {1.5, true},
 	}
 	got := r.Targets()
 	if len(got) != len(want) {

@@ -81,9 +81,10 @@ cmd/nearcast:            proto/* cmd/nearcast/manifest cmd/nearcast/measure cmd/
 testbed/netns:
 testbed/wan:             testbed/netns
 testbed/load:
+testbed/blast:           testbed/netns
 testbed/mmdb:
 testbed/world:           proto/* testbed/netns testbed/wan testbed/load
-testbed/bench:           testbed/netns testbed/wan testbed/load testbed/world
+testbed/bench:           testbed/netns testbed/wan testbed/load testbed/world testbed/blast bpf/guard
 testbed/tidy:
 testbed/scenario:
 cmd/nearcast-lab:        testbed/*
