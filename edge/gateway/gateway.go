@@ -95,6 +95,7 @@ type Gateway struct {
 	flows    atomic.Int64 // over the backbone, and local ones
 	streams  pump.Registry[*stream]
 	sessions sessions
+	claims   claims
 
 	announce sync.Mutex // orders calls of OnGroups; before mu
 
@@ -178,7 +179,8 @@ func (g *Gateway) SetDraining(on bool) { g.draining.Store(on) }
 // Flows returns the numbers of TCP flows and UDP sessions.
 func (g *Gateway) Flows() (tcp, udp int) { return int(g.flows.Load()), g.sessions.len() }
 
-// Apply has the Gateway serve by a snapshot. Flows that are there stay with their endpoints.
+// Apply has the Gateway serve by a snapshot. Flows that are there stay with their endpoints; of UDP, those
+// whose endpoint is to be told of clients in another way are begun anew.
 func (g *Gateway) Apply(s *model.Snapshot) {
 	g.announce.Lock()
 	defer g.announce.Unlock()
@@ -198,8 +200,9 @@ func (g *Gateway) Apply(s *model.Snapshot) {
 	for id, group := range p.groups {
 		group.judge(g.verdicts[id])
 	}
-	g.plan.Store(p)
+	old := g.plan.Swap(p)
 	g.mu.Unlock()
+	g.retell(old)
 	g.tellGroups()
 }
 

@@ -15,11 +15,13 @@ type metrics struct {
 	ended       *prometheus.CounterVec // cause, reason
 	dialsFailed *prometheus.CounterVec // code
 
-	sessionsOpened  prometheus.Counter
-	sessionsRefused *prometheus.CounterVec // code
-	toEndpoint      prometheus.Counter
-	toEdge          prometheus.Counter
-	dropped         *prometheus.CounterVec // reason
+	sessionsOpened                   prometheus.Counter
+	sessionsRefused                  *prometheus.CounterVec // code
+	sessionsRetold, sessionsReplaced prometheus.Counter
+
+	toEndpoint prometheus.Counter
+	toEdge     prometheus.Counter
+	dropped    *prometheus.CounterVec // reason
 }
 
 func newMetrics(g *Gateway) *metrics {
@@ -55,6 +57,10 @@ func newMetrics(g *Gateway) *metrics {
 	m.dialsFailed = vector("dials_failed_total", "Connections that an endpoint did not take, by what happened.", "code")
 	m.sessionsOpened = counter("udp_opened_total", "UDP sessions opened.")
 	m.sessionsRefused = vector("udp_refused_total", "UDP sessions that were refused, by why.", "code")
+	m.sessionsRetold = counter("udp_retold_total",
+		"UDP sessions ended because their endpoint is to be told of clients in another way.")
+	m.sessionsReplaced = counter("udp_replaced_total",
+		"UDP sessions ended because the same client address and port came anew to the same endpoint, transparently.")
 	m.toEndpoint = counter("udp_to_endpoint_total", "Datagrams sent to endpoints.")
 	m.toEdge = counter("udp_to_edge_total", "Datagrams sent to edges.")
 	m.dropped = vector("udp_dropped_total", "Datagrams dropped, by why.", "reason")

@@ -15,11 +15,18 @@ import (
 
 // session is one UDP flow: a socket of its own, connected to its endpoint.
 type session struct {
-	key    sessionKey
-	idle   time.Duration
-	header []byte // PROXY protocol in front of every datagram, or nil
-	ends   atomic.Pointer[ends]
-	last   atomic.Int64 // when a datagram passed, in nanoseconds of the sessions' clock
+	key      sessionKey
+	idle     time.Duration
+	group    model.GroupID
+	endpoint model.EndpointID
+	port     uint16 // that the client meant
+	mode     model.ClientAddressMode
+	header   []byte // PROXY protocol in front of every datagram, or nil
+
+	ends atomic.Pointer[ends]
+	last atomic.Int64 // when a datagram passed, in nanoseconds of the sessions' clock
+
+	claim claim // of a transparent session; guarded by the Gateway's claims
 
 	mu      sync.Mutex  // held briefly, and while the socket is opened
 	conn    *udpio.Conn // nil while the endpoint's name is looked up, and after the end
@@ -100,19 +107,24 @@ func (t *sessions) remove(s *session) {
 	}
 }
 
-// expired returns the sessions that were idle for too long by now; all of them if now is 0.
-func (t *sessions) expired(now time.Duration) (gone []*session) {
+// which returns the sessions for which f says so. f must not ask the table.
+func (t *sessions) which(f func(*session) bool) (those []*session) {
 	for i := range t.shards {
 		shard := &t.shards[i]
 		shard.mu.Lock()
 		for _, s := range shard.m {
-			if now == 0 || now-time.Duration(s.last.Load()) > s.idle {
-				gone = append(gone, s)
+			if f(s) {
+				those = append(those, s)
 			}
 		}
 		shard.mu.Unlock()
 	}
-	return gone
+	return those
+}
+
+// expired returns the sessions that were idle for too long by now.
+func (t *sessions) expired(now time.Duration) []*session {
+	return t.which(func(s *session) bool { return now-time.Duration(s.last.Load()) > s.idle })
 }
 
 // sweep ends idle sessions until ctx ends.
@@ -132,7 +144,7 @@ func (g *Gateway) sweep(ctx context.Context) {
 }
 
 func (g *Gateway) closeSessions() {
-	for _, s := range g.sessions.expired(0) {
+	for _, s := range g.sessions.which(func(*session) bool { return true }) {
 		g.end(s)
 	}
 }
@@ -151,6 +163,7 @@ func (g *Gateway) end(s *session) {
 	if conn != nil {
 		conn.Close()
 	}
+	g.claims.release(s)
 }
 
 // open makes a session for a flow that is new here. It returns the reason to refuse it otherwise.
@@ -166,7 +179,8 @@ func (g *Gateway) open(key sessionKey, open *wire.Open, local bool) (*session, w
 		g.metrics.sessionsRefused.WithLabelValues(wire.OpenNoEndpoint.String()).Inc()
 		return nil, wire.ResetRefused
 	}
-	s := &session{key: key, idle: group.listener.UDPIdleTimeout + sessionSlack}
+	s := &session{key: key, idle: group.listener.UDPIdleTimeout + sessionSlack,
+		group: group.ID, endpoint: e.ID, port: open.Dst.Port(), mode: e.ClientAddress}
 	s.last.Store(int64(g.now()))
 	if e.ClientAddress == model.ClientAddressProxyV2 {
 		s.header = proxyproto.AppendV2(nil, open.Src, open.Dst, true)
@@ -178,6 +192,11 @@ func (g *Gateway) open(key sessionKey, open *wire.Open, local bool) (*session, w
 	}
 	if !added {
 		return s, 0
+	}
+	// Either this sees a plan that came meanwhile, or retell sees the session.
+	if g.plan.Load().stale(s) {
+		g.end(s)
+		return nil, wire.ResetUnknown
 	}
 	o := *open // outlives the call
 	if addrs, fresh := g.known(e); fresh {
@@ -225,9 +244,14 @@ func (g *Gateway) connect(s *session, k *pick, e *model.Endpoint, open *wire.Ope
 		var from netip.AddrPort
 		if e.ClientAddress == model.ClientAddressTransparent {
 			if from = open.Src; from.Addr().Is4() != to.Addr().Is4() {
+				g.metrics.sessionsRefused.WithLabelValues(codeOf(errFamily).String()).Inc()
 				continue
 			}
-			options.Transparent = true
+			options.Transparent, options.Shared = true, true
+			if old := g.claims.take(claim{from, to}, s); old != nil {
+				g.metrics.sessionsReplaced.Inc()
+				g.end(old)
+			}
 		}
 		conn, err := udpio.Dial(from, to, options)
 		if err != nil {
@@ -238,6 +262,7 @@ func (g *Gateway) connect(s *session, k *pick, e *model.Endpoint, open *wire.Ope
 		s.ends.Store(&ends{to, conn.LocalAddr()})
 		if !g.attach(s, conn) {
 			conn.Close()
+			g.metrics.sessionsRefused.WithLabelValues(wire.OpenOverloaded.String()).Inc()
 			return wire.ResetOverload
 		}
 		g.metrics.sessionsOpened.Inc()

@@ -15,6 +15,11 @@ func setOptions(fd int, v6 bool, local netip.AddrPort, o Options) error {
 			return err
 		}
 	}
+	if o.Shared {
+		if err := setInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1, "SO_REUSEADDR"); err != nil {
+			return err
+		}
+	}
 	if o.FreeBind {
 		if err := setInt(fd, unix.SOL_IP, unix.IP_FREEBIND, 1, "IP_FREEBIND"); err != nil {
 			return err

@@ -41,6 +41,10 @@ type Options struct {
 	FreeBind    bool // IP_FREEBIND: bind to an address that no interface has (yet)
 	Transparent bool // IP_TRANSPARENT: bind to foreign addresses as one's own; needs CAP_NET_ADMIN
 
+	// Shared lets other sockets have the same local address and port (SO_REUSEADDR): for connected sockets
+	// of which each has another remote. Of two with the same remote only one receives.
+	Shared bool
+
 	// NoFragment sets the don't-fragment bit and ignores the kernel's path MTU cache
 	// (IP_PMTUDISC_PROBE): for a protocol that finds the path MTU by itself. Larger datagrams are
 	// refused (EMSGSIZE) or lost. Otherwise datagrams are fragmented where they need to be, and

@@ -216,7 +216,16 @@ func (a *addresses) transparent(t *testing.T) {
 		a.do(t, gateway.AddRoute(netns.Route{Dst: all, Local: true, Table: 100}))
 		a.do(t, gateway.AddRule(netns.Rule{Pref: 50, V6: v6, Iif: "eth0", From: netip.PrefixFrom(endpoint, endpoint.BitLen()),
 			Table: 100}))
+		// A flow that began before the change, and is not silent for long, is told anew as well.
+		a.use(t, endpoint, "none")
+		kept := netip.AddrPortFrom(client, 19_999)
+		if got, err := a.ask("udp", kept, a.accelerated(v6), ""); err != nil || got.from.Addr() == client {
+			t.Errorf("before the change the endpoint saw %v, %v", got.from, err)
+		}
 		a.use(t, endpoint, "transparent")
+		if got, err := a.ask("udp", kept, a.accelerated(v6), ""); err != nil || got.from != kept {
+			t.Errorf("a flow of before, client %v: the endpoint saw %v, %v", kept, got.from, err)
+		}
 		for _, network := range []string{"tcp", "udp"} {
 			got, err := a.ask(network, netip.AddrPort{}, a.accelerated(v6), "")
 			if err != nil || got.from != got.client {
