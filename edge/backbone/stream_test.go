@@ -90,11 +90,7 @@ func TestResetReachesTheOtherSide(t *testing.T) {
 	}
 
 	d := newConn()
-	s, err := w.pool.Open("gw-1", wire.Open{Group: "resets"}, d)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d.set(s)
+	d.set(w.openTo("resets", d))
 	if r := d.waitReset(); r != wire.ResetIdle {
 		t.Fatalf("edge saw %v", r)
 	}
@@ -128,11 +124,7 @@ func TestOpenRefused(t *testing.T) {
 		t.Fatalf("write after the refusal: %v", err)
 	}
 	d := newConn()
-	s, err := w.pool.Open("gw-1", wire.Open{Group: "nobody"}, d)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d.set(s)
+	d.set(w.openTo("nobody", d))
 	if r := d.waitReset(); r != wire.ResetRefused {
 		t.Fatalf("edge saw %v", r)
 	}
@@ -256,6 +248,7 @@ func (d *deafSink) Reset(wire.ResetReason) {
 func TestDeafSinks(t *testing.T) {
 	const deaf, each, limit = 1000, 256 << 10, 16 << 20
 	var sending sync.WaitGroup
+	t.Cleanup(sending.Wait) // after the world has ended: what fails must not outlive the test
 	w := newWorld(t, func(s *Stream, o *wire.Open) Sink {
 		c := newConn()
 		c.set(s)
@@ -280,11 +273,7 @@ func TestDeafSinks(t *testing.T) {
 	var sinks []*deafSink
 	for range deaf {
 		d := &deafSink{}
-		s, err := w.pool.Open("gw-1", wire.Open{Group: "deaf"}, d)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.CloseWrite()
+		w.openTo("deaf", d).CloseWrite()
 		sinks = append(sinks, d)
 	}
 	// Everything that can arrive has arrived when both sides' memory has stopped moving.
@@ -319,17 +308,25 @@ func TestDeafSinks(t *testing.T) {
 		d.mu.Unlock()
 	}
 	tunnel.streams.each(func(s *Stream) { s.Resume() })
-	waitFor(t, "sinks to get everything", func() bool {
+	taken := func() (bytes, done int) {
 		for _, d := range sinks {
 			d.mu.Lock()
-			done := d.fin && d.taken == each && !d.reset
-			d.mu.Unlock()
-			if !done {
-				return false
+			bytes += d.taken
+			if d.fin && d.taken == each && !d.reset {
+				done++
 			}
+			d.mu.Unlock()
 		}
-		return true
-	})
+		return bytes, done
+	}
+	for done := 0; done < deaf; { // a quarter of a gigabyte: as long as it takes, but never standing still
+		before, _ := taken()
+		waitFor(t, "sinks to get more", func() bool {
+			var now int
+			now, done = taken()
+			return now > before || done == deaf
+		})
+	}
 	sending.Wait()
 	w.checkClean()
 }

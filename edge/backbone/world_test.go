@@ -61,7 +61,7 @@ func newWorld(t testing.TB, handle func(*Stream, *wire.Open) Sink, options ...op
 	for _, c := range []*Common{&pc.Common, &sc.Common} {
 		c.PingInterval = 50 * time.Millisecond
 		c.DeadAfter = time.Second
-		c.PathWait = 3 * time.Second
+		c.PathWait = time.Minute
 		c.LeaveHost = true
 		if testing.Verbose() {
 			c.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -171,11 +171,25 @@ func (w *world) waitUp(carriers int) {
 // open opens a stream and returns it as a conn.
 func (w *world) open() (c *conn) {
 	w.t.Helper()
-	w.open0(&c)
-	if c == nil {
-		w.t.Fatal("no path")
-	}
+	waitFor(w.t, "a path", func() bool {
+		w.open0(&c)
+		return c != nil
+	})
 	return c
+}
+
+// openTo opens a stream of a group. As a relay does it waits for a path: on a machine that has no time all
+// carriers may pass for stalled at once.
+func (w *world) openTo(group string, sink Sink) (s *Stream) {
+	w.t.Helper()
+	waitFor(w.t, "a path", func() bool {
+		var err error
+		if s, err = w.pool.Open("gw-1", wire.Open{Group: group}, sink); err != nil && !errors.Is(err, ErrNoPath) {
+			w.t.Fatal(err)
+		}
+		return err == nil
+	})
+	return s
 }
 
 // open0 is open that leaves c nil when there is no path.

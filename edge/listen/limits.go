@@ -17,7 +17,8 @@ const (
 	wideRange = 1024
 
 	retryEvery  = 5 * time.Second       // for sockets that could not be opened
-	drainAccept = 10 * time.Millisecond // for connections in the backlog of a socket that is closed
+	drainAccept = 10 * time.Millisecond // at a time, for connections in the backlog of a socket that is closed
+	drainMax    = 2 * time.Second       // for all of them, however many come meanwhile
 
 	backlogMax = 1<<16 - 1 // the kernel takes net.core.somaxconn if that is less
 

@@ -20,7 +20,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -30,7 +29,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"github.com/nearcast/nearcast/bpf/dispatch"
 	"github.com/nearcast/nearcast/edge/flow"
@@ -363,46 +361,6 @@ func (s *Set) serve(k *socket) {
 	}
 }
 
-// shut closes sockets, those for TCP when their backlogs are empty, and returns when they are closed.
-func (s *Set) shut(sockets []*socket) {
-	for _, k := range sockets {
-		switch {
-		case k.tcp == nil:
-			for _, c := range k.udp {
-				c.Close()
-			}
-		case k.started:
-			_ = k.tcp.SetDeadline(time.Now().Add(drainAccept))
-		default:
-			_ = k.tcp.Close()
-		}
-	}
-	for _, k := range sockets {
-		if k.tcp != nil && k.started {
-			<-k.done
-		}
-	}
-}
-
-// Backlog bounds how many connections may wait to be accepted at each socket from now on; 0 is the
-// system's bound. The kernel drops the SYNs of those that would be too many, which is the cheapest way
-// there is to turn somebody away, and one after which clients try again in a second. A socket takes the
-// bound over when it next accepts.
-func (s *Set) Backlog(bound int) { s.backlog.Store(int64(bound)) }
-
-// setBacklog has the kernel change the backlog of a socket that listens already.
-func setBacklog(l *net.TCPListener, bound int) error {
-	if bound == 0 {
-		bound = backlogMax
-	}
-	rc, err := l.SyscallConn()
-	if err != nil {
-		return err
-	}
-	cerr := rc.Control(func(fd uintptr) { err = os.NewSyscallError("listen", unix.Listen(int(fd), bound)) })
-	return errors.Join(err, cerr)
-}
-
 // Run serves the sockets until ctx ends, and closes them then. It returns when all loops have ended.
 func (s *Set) Run(ctx context.Context) error {
 	var group errgroup.Group
@@ -452,41 +410,6 @@ func (s *Set) retry(ctx context.Context) {
 			}
 		}
 		s.mu.Unlock()
-	}
-}
-
-// accept takes connections from one socket until it is closed, or told to drain by a deadline.
-func (s *Set) accept(k *socket) {
-	defer close(k.done)
-	defer k.tcp.Close()
-	var backoff time.Duration
-	backlog := 0
-	for {
-		conn, err := k.tcp.AcceptTCP()
-		if now := int(s.backlog.Load()); now != backlog && setBacklog(k.tcp, now) == nil {
-			backlog = now
-		}
-		var nerr net.Error
-		switch {
-		case err == nil:
-			backoff = 0
-			s.metrics.accepted.Inc()
-			s.cfg.HandleTCP(conn)
-		case errors.Is(err, net.ErrClosed), errors.As(err, &nerr) && nerr.Timeout():
-			return
-		default:
-			// No descriptors or no memory: the backlog holds connections for a while, and they are
-			// worth more than those that come later.
-			s.metrics.acceptErrors.Inc()
-			if backoff == 0 {
-				s.cfg.Log.Warn("connections are not accepted", "address", k.key.at, "error", err)
-			}
-			backoff = min(max(2*backoff, acceptBackoffMin), acceptBackoffMax)
-			select {
-			case <-s.ctx.Done():
-			case <-time.After(backoff):
-			}
-		}
 	}
 }
 

@@ -312,6 +312,7 @@ var routeTime = regexp.MustCompile(`\d\d:\d\d:\d\d\.\d\d\d`)
 
 // gracefulRestart: the process dies and is back within the restart time; the city's route never moves.
 func (d *deployment) gracefulRestart(t *testing.T) {
+	changed := time.Now()
 	if _, err := d.CLI(d.ctx, "peer", "update", "fra/fra-1", "--restart-time", "60s", "--bfd=false"); err != nil {
 		t.Fatal(err)
 	}
@@ -322,8 +323,28 @@ func (d *deployment) gracefulRestart(t *testing.T) {
 		}
 		return err
 	}
-	time.Sleep(time.Second) // the session of before must end first
-	eventually(t, 30*time.Second, "the session is back with graceful restart", established)
+	renewed := func() error { // and not the session of before
+		var nodes []struct {
+			Report struct {
+				Sessions []struct {
+					State string
+					Since time.Time
+				}
+			}
+		}
+		if err := d.CLIJSON(d.ctx, &nodes, "announce", "status", "--site", "fra", "-o", "json"); err != nil {
+			return err
+		}
+		for _, n := range nodes {
+			for _, s := range n.Report.Sessions {
+				if s.State == "established" && s.Since.After(changed) {
+					return established()
+				}
+			}
+		}
+		return fmt.Errorf("no session since %v: %+v", changed, nodes)
+	}
+	eventually(t, 40*time.Second, "the session is back with graceful restart", renewed)
 	d.home(t)
 	route := func() (string, time.Time) {
 		out, err := d.Birdc(d.ctx, "london", "show", "route", "for", d.app.Addresses[0].String(), "primary")
@@ -349,11 +370,11 @@ func (d *deployment) gracefulRestart(t *testing.T) {
 	if got := d.servedBy(t, "london", d.at(world.ListenHTTP)); got != "fra-1" {
 		t.Errorf("London is served by %q", got)
 	}
+	changed = time.Now()
 	if _, err := d.CLI(d.ctx, "peer", "update", "fra/fra-1", "--restart-time", "0s", "--bfd"); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(time.Second)
-	eventually(t, 30*time.Second, "the session is back", established)
+	eventually(t, 40*time.Second, "the session is back", renewed)
 	d.home(t)
 }
 
