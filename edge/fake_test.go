@@ -18,6 +18,7 @@ import (
 	"github.com/nearcast/nearcast/proto/identity"
 	"github.com/nearcast/nearcast/proto/model"
 	pb "github.com/nearcast/nearcast/proto/nearcast/v1"
+	"github.com/nearcast/nearcast/testbed/netns"
 )
 
 // controller is a control plane that fits into a test: it enrols whoever has the token, sends every
@@ -281,21 +282,7 @@ func (m *machine) kill() {
 // freeAddr returns an address on loopback whose port was free for TCP and UDP just now.
 func freeAddr(t *testing.T) netip.AddrPort {
 	t.Helper()
-	for range 20 {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		addr := ln.Addr().(*net.TCPAddr).AddrPort()
-		pc, err := net.ListenPacket("udp", addr.String())
-		ln.Close()
-		if err == nil {
-			pc.Close()
-			return addr
-		}
-	}
-	t.Fatal("no free port")
-	return netip.AddrPort{}
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), netns.FreePort(t))
 }
 
 // eventually waits for what others bring about.

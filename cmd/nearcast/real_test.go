@@ -4,7 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"net"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/nearcast/nearcast/controlplane"
+	"github.com/nearcast/nearcast/testbed/netns"
 )
 
 // realController runs a controller with its store in this process until the test ends, and returns a
@@ -64,12 +65,7 @@ func realController(t *testing.T) *world {
 
 func freePort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
+	return fmt.Sprintf("127.0.0.1:%d", netns.FreePort(t))
 }
 
 const realFile = `

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/nearcast/nearcast/testbed/netns"
 )
 
 // freePorts returns addresses on loopback that nobody listens on.
@@ -25,12 +27,7 @@ func freePorts(t *testing.T, n int) []string {
 	t.Helper()
 	var addrs []string
 	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		addrs = append(addrs, l.Addr().String())
+		addrs = append(addrs, fmt.Sprintf("127.0.0.1:%d", netns.FreePort(t)))
 	}
 	return addrs
 }

@@ -57,7 +57,7 @@ func TestTransparentSessions(t *testing.T) {
 		w.name(i + 1)
 	}
 	w.apply()
-	client := netip.AddrPortFrom(netip.MustParseAddr("127.0.3.1"), freePort(t))
+	client := netip.AddrPortFrom(netip.MustParseAddr("127.0.3.1"), netns.FreePort(t))
 	w.from(1, "one", client, "a")
 	w.expect(1, client.String()+" a")
 	w.from(2, "two", client, "b") // one socket of the client, two endpoints

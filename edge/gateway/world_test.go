@@ -17,6 +17,7 @@ import (
 	"github.com/nearcast/nearcast/edge/flow"
 	"github.com/nearcast/nearcast/proto/model"
 	"github.com/nearcast/nearcast/proto/wire"
+	"github.com/nearcast/nearcast/testbed/netns"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -36,7 +37,7 @@ type world struct {
 
 func newWorld(t testing.TB, options ...func(*Config)) *world {
 	t.Helper()
-	w := &world{t: t, port: freePort(t), reg: prometheus.NewRegistry(),
+	w := &world{t: t, port: netns.FreePort(t), reg: prometheus.NewRegistry(),
 		told: make(chan map[model.GroupID]bool, 64), msgs: make(chan []byte, 1024)}
 	cfg := Config{Self: "gw", Metrics: w.reg, OnGroups: func(m map[model.GroupID]bool) { w.told <- m },
 		LocalDatagrams: func(_ model.NodeID, msgs [][]byte) {
@@ -143,16 +144,6 @@ func (w *world) serve(n int) <-chan string {
 	})
 	w.t.Cleanup(func() { l.Close(); done.Wait() })
 	return heard
-}
-
-func freePort(t testing.TB) uint16 {
-	t.Helper()
-	l, err := net.Listen("tcp4", "0.0.0.0:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).AddrPort().Port()
 }
 
 // metric sums a metric's series, or those with a label's value.

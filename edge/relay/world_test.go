@@ -25,6 +25,7 @@ import (
 	"github.com/nearcast/nearcast/edge/steer"
 	"github.com/nearcast/nearcast/proto/identity"
 	"github.com/nearcast/nearcast/proto/model"
+	"github.com/nearcast/nearcast/testbed/netns"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -168,7 +169,7 @@ func newWorld(t testing.TB, s spec) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, ca: ca, gates: map[model.NodeID]*gate{}, port: freePort(t), memory: backbone.NewMemory(64 << 20)}
+	w := &world{t: t, ca: ca, gates: map[model.NodeID]*gate{}, port: netns.FreePort(t), memory: backbone.NewMemory(64 << 20)}
 	w.snap = &model.Snapshot{
 		Revision: 1, Cluster: "test",
 		Accelerators:          []model.Accelerator{{ID: "a", Enabled: true, Addresses: []netip.Addr{vip, vip6}}},
@@ -458,25 +459,6 @@ func serve(t testing.TB, at netip.AddrPort, handle func(*net.TCPConn)) (stop fun
 func echo(c *net.TCPConn) {
 	_, _ = io.Copy(c, c)
 	_ = c.CloseWrite()
-}
-
-func freePort(t testing.TB) uint16 {
-	t.Helper()
-	for range 100 {
-		l, err := net.Listen("tcp4", "0.0.0.0:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		at := l.Addr().(*net.TCPAddr).AddrPort()
-		p, err := net.ListenPacket("udp4", at.String())
-		l.Close()
-		if err == nil {
-			p.Close()
-			return at.Port()
-		}
-	}
-	t.Fatal("no free port")
-	return 0
 }
 
 // metric sums a metric's series whose labels hold all of want (name, value, …).

@@ -84,7 +84,7 @@ func (d *deployment) reset(t *testing.T) {
 	}
 	_ = c.SetLinger(0)
 	c.Close()
-	eventually(t, 10*time.Second, "the endpoint's connection ends", func() error {
+	eventually(t, 20*time.Second, "the endpoint's connection ends", func() error {
 		if n := metric(t, d.Nodes["sin-1"], "nearcast_relay_tcp_flows"); n != 0 {
 			return fmt.Errorf("%v flows left on the edge", n)
 		}

@@ -198,7 +198,7 @@ func (d *deployment) controllersKilled(t *testing.T) {
 	if err := edge.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 10*time.Second, "the edge serves from its disk", func() error {
+	eventually(t, 30*time.Second, "the edge serves from its disk", func() error {
 		_, err := d.fetchFrom("jakarta")
 		return err
 	})

@@ -105,7 +105,7 @@ func (d *deployment) overloadOnce(t *testing.T, node *world.Process) (share floa
 	if after > before+64<<20 {
 		t.Errorf("memory of %s grew from %s to %s", node.Name, mib(before), mib(after))
 	}
-	took := eventually(t, 5*time.Second, "it recovers", func() error {
+	took := eventually(t, 20*time.Second, "it recovers", func() error {
 		got, err := d.fetchFrom("client")
 		if err == nil && got.Total > time.Second {
 			err = fmt.Errorf("a download takes %v", got.Total)
