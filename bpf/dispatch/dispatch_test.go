@@ -203,7 +203,7 @@ func TestChangesLoseNoSYN(t *testing.T) {
 	changing.Wait()
 	must(t, err)
 	if after := w.retransmitted(t); after != before {
-		t.Errorf("segments were sent again: %s before, %s after", before, after)
+		t.Errorf("SYNs were sent again: %s before, %s after", before, after)
 	}
 	t.Logf("%d connections during %d changes", connected.Load(), changes.Load())
 }

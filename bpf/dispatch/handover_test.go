@@ -212,7 +212,7 @@ func TestTwentyHandOvers(t *testing.T) {
 	stop()
 	must(t, clients.Wait())
 	if after := w.retransmitted(t); after != before {
-		t.Errorf("segments were sent again: %s before, %s after", before, after)
+		t.Errorf("SYNs were sent again: %s before, %s after", before, after)
 	}
 	t.Logf("%d connections during 20 hand-overs", connected.Load())
 }

@@ -204,19 +204,20 @@ func conns(t testing.TB, sockets ...any) []syscall.Conn {
 	return out
 }
 
-// retransmitted is the client's count of TCP segments sent again: lost SYNs show here.
+// retransmitted is the client's count of SYNs sent again. (Other segments are repeated now and then when the
+// machine stands still for a moment.)
 func (w *world) retransmitted(t testing.TB) string {
 	t.Helper()
 	var text []byte
 	err := w.client.Do(func() (err error) {
-		text, err = os.ReadFile("/proc/thread-self/net/snmp")
+		text, err = os.ReadFile("/proc/thread-self/net/netstat")
 		return err
 	})
 	must(t, err)
 	var names []string
 	for line := range strings.Lines(string(text)) {
 		fields := strings.Fields(line)
-		if fields[0] != "Tcp:" {
+		if fields[0] != "TcpExt:" {
 			continue
 		}
 		if names == nil {
@@ -224,11 +225,11 @@ func (w *world) retransmitted(t testing.TB) string {
 			continue
 		}
 		for i, name := range names {
-			if name == "RetransSegs" {
+			if name == "TCPSynRetrans" {
 				return fields[i]
 			}
 		}
 	}
-	t.Fatal("no RetransSegs in /proc/net/snmp")
+	t.Fatal("no TCPSynRetrans in /proc/net/netstat")
 	return ""
 }
