@@ -98,7 +98,7 @@ func (w *world) setLine(tb testing.TB, p wan.Params) {
 // eventually waits for what another CPU is about to do.
 func eventually(tb testing.TB, what string, done func() bool) {
 	tb.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !done(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); !done(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			tb.Fatalf("never: %s", what)
 		}

@@ -110,7 +110,8 @@ func TestSilentEndpointMovesOn(t *testing.T) {
 	if got, err := ask(w.dial(), "hi"); err != nil || got != "two:hi" {
 		t.Fatalf("%q, %v", got, err)
 	}
-	if n := metric(t, w.reg, "nearcast_relay_tcp_moved_total", "why", "timeout"); n != 1 {
+	// (A busy machine may be late at the other one, too.)
+	if n := metric(t, w.reg, "nearcast_relay_tcp_moved_total", "why", "timeout"); n < 1 {
 		t.Errorf("%v timeouts counted", n)
 	}
 }

@@ -64,7 +64,7 @@ func TestTCPIsMetered(t *testing.T) {
 		}
 		w.tcp.Fold()
 		in, out := count("bytes_total", "direction", "in"), count("bytes_total", "direction", "out")
-		if in < size || in > size*1.2 || out < size-1 || out > size*1.2 {
+		if in < size || in > size*1.2 || out < size-1 || out > size*2 { // what a busy machine sends again counts
 			t.Errorf("%v bytes in and %v out while it is open", in, out)
 		}
 		_ = c.CloseWrite()

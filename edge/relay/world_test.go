@@ -178,7 +178,7 @@ func newWorld(t testing.TB, s spec) *world {
 		EndpointAllowNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
 		Groups:                s.groups,
 	}
-	l := model.Listener{ID: "l", Accelerator: "a", Protocol: model.TCPUDP, TCPIdleTimeout: time.Minute, UDPIdleTimeout: time.Minute,
+	l := model.Listener{ID: "l", Accelerator: "a", Protocol: model.TCPUDP, TCPIdleTimeout: time.Hour, UDPIdleTimeout: time.Hour,
 		PortRanges: []model.PortRange{{From: w.port, To: w.port}}}
 	if s.listener != nil {
 		s.listener(&l)
@@ -385,9 +385,9 @@ func leftSources(t testing.TB, a *admission) {
 
 func (w *world) eventually(what string, f func() bool) {
 	w.t.Helper()
-	for end := time.Now().Add(20 * time.Second); !f(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !f(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
-			w.t.Fatalf("%s: not within 20 s", what)
+			w.t.Fatalf("%s: not within a minute", what)
 		}
 	}
 }
@@ -402,7 +402,7 @@ func (w *world) dial() *net.TCPConn {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(func() { c.Close() })
-	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(2 * time.Minute))
 	return c.(*net.TCPConn)
 }
 
