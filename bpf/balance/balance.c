@@ -228,6 +228,18 @@ static __always_inline __u32 place(struct xdp_md *ctx, struct subject *s, struct
 	return decide(s, c, r, out, a, now);
 }
 
+/* The way back of what another node passed on is not over that node, which has no business with answers. The guard
+ * answers no frame that says it comes from its own receiver. */
+static __always_inline bool hide_sender(struct xdp_md *ctx)
+{
+	__u16 *ends = bytes_at(ctx, 0, 12);
+
+	if (!ends)
+		return false;
+	__builtin_memcpy(ends + 3, ends, 6);
+	return true;
+}
+
 /* A packet for the port of the site's own, on the address of this node. 1: it was one of a flow's, and is as its
  * sender sent it; 0: reason is set. */
 static __always_inline int arrive(struct xdp_md *ctx, struct packet *p, struct settings *c, struct arrival *a,
@@ -259,7 +271,9 @@ static __always_inline int arrive(struct xdp_md *ctx, struct packet *p, struct s
 	a->from = *number;
 	v6 = g->protocol == PROTO_IPV6;
 	inner = p->l4 + sizeof(struct udp) + sizeof(*g);
-	return unwrap(ctx, p, inner, v6);
+	if (!unwrap(ctx, p, inner, v6))
+		return 0;
+	return !(flags_of(a->from) & MEMBER_DIRECT) || hide_sender(ctx);
 }
 
 static __always_inline bool for_the_site(struct xdp_md *ctx, struct packet *p, struct settings *c)

@@ -347,6 +347,38 @@ func TestChain(t *testing.T) {
 	}
 }
 
+// A packet of a node on the same network reaches the program behind as if its receiver had sent it: there is no
+// answering it the way it came. Of one that a router brought there is.
+func TestHiddenSender(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		for _, direct := range []bool{false, true} {
+			s := newSite(t, 2, v6)
+			n := s.nodes[0]
+			s.direct = direct
+			s.update()
+			p := flowOf(0, tcp, v6)
+			p.flags = syn
+			for i := 1; s.owner(t, p) != n; i++ {
+				p = flowOf(i, tcp, v6)
+				p.flags = syn
+			}
+			h := hop{from: s.nodes[1].at, to: n.at, kind: kindForward, key: testKey}
+			frame := h.wrap(p.ip())
+			verdict, why, out := n.run(t, frame)
+			if verdict != xdpPass || why != LocalForwarded || !bytes.Equal(out[14:], p.ip()) {
+				t.Fatalf("verdict %d, %v", verdict, why)
+			}
+			from := frame[6:12]
+			if direct {
+				from = frame[:6]
+			}
+			if !bytes.Equal(out[:6], frame[:6]) || !bytes.Equal(out[6:12], from) || bytes.Equal(frame[:6], frame[6:12]) {
+				t.Errorf("direct %v: it came as % x and is passed on as % x", direct, frame[:12], out[:12])
+			}
+		}
+	}
+}
+
 // another is a flow that a node does not own and has not seen.
 func (s *site) another(t *testing.T, n *node) packet {
 	for i := 5000; ; i++ {

@@ -32,6 +32,7 @@ const (
 	memberSelf    = 1
 	memberUp      = 2
 	memberSuspect = 4
+	memberDirect  = 8
 )
 
 // OverheadIPv4 and OverheadIPv6 are the bytes that encapsulation puts around an IP packet, by the family of the

@@ -30,6 +30,7 @@ enum reason {
 
 #define MEMBER_SELF 1
 #define MEMBER_UP 2      /* answers; it may be the owner of rows or be asked */
+#define MEMBER_DIRECT 8  /* no router between: what it sends comes from its own MAC address */
 #define MEMBER_SUSPECT 4 /* has not answered for a moment: asked for TCP flows only, which it alone can have */
 
 struct member {

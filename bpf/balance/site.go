@@ -40,6 +40,7 @@ type Route struct {
 	Interface int
 	MTU       int
 	From, To  net.HardwareAddr // of the interface; of the member, or the router on the way
+	Direct    bool             // there is no router on the way
 }
 
 // Validate reports what is wrong with the site.
@@ -213,6 +214,9 @@ func (b *Balancer) writeMembers(members []Member, numbers []uint8) error {
 			v.Flags = memberUp
 		case m.Suspect:
 			v.Flags = memberSuspect
+		}
+		if m.Route.Direct && !m.Self {
+			v.Flags |= memberDirect
 		}
 		n := numbers[i]
 		if b.members[n] == v {

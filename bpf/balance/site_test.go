@@ -35,6 +35,8 @@ type site struct {
 	now   time.Time
 	v6    bool // the network between the nodes
 
+	direct bool // which has no router
+
 	tables map[string][]string // slow ones, by their members
 }
 
@@ -120,7 +122,7 @@ func (s *site) seenBy(self *node) Site {
 		m := Member{Name: n.name, Address: n.at, Weight: 100, Self: n == self, Owner: n.owner && n.up,
 			Up: n.up && n != self, Suspect: n.suspect}
 		if n != self {
-			m.Route = Route{Interface: 1 + i%2, MTU: 1500, From: self.mac, To: n.mac}
+			m.Route = Route{Interface: 1 + i%2, MTU: 1500, From: self.mac, To: n.mac, Direct: s.direct}
 		}
 		out.Members = append(out.Members, m)
 	}

@@ -155,6 +155,15 @@ static __always_inline void write_tcp(struct packet *p, __u32 *to, __u32 seq, __
 	__builtin_memcpy(to, w, ANSWER_TCP);
 }
 
+/* Whether the answer may leave by the way on which the frame came. One that another node of the site passed on says
+ * that it comes from its own receiver (bpf/balance): the network stack knows the way to its client. */
+static __always_inline bool can_answer(struct xdp_md *ctx)
+{
+	__u16 *ends = bytes_at(ctx, 0, 12);
+
+	return ends && (ends[0] != ends[3] || ends[1] != ends[4] || ends[2] != ends[5]);
+}
+
 /* Turns the SYN into a SYN-ACK to its sender. False: the packet is as it was. */
 static __always_inline bool answer(struct xdp_md *ctx, struct packet *p, __u32 cookie)
 {

@@ -56,7 +56,12 @@ func cookieTrip(t *testing.T, g *Guard, p packet, segment uint16) {
 	if _, why, _ := g.run(t, stray.bytes()); why != PassListener {
 		t.Errorf("a stray ACK while there is no flood: %v", why)
 	}
-	g.run(t, p.bytes()) // the token
+	g.run(t, p.bytes())   // the token
+	passedOn := p.bytes() // by another node of the site
+	copy(passedOn[6:12], passedOn)
+	if verdict, why, _ := g.run(t, passedOn); verdict != xdpPass || why != PassListener {
+		t.Errorf("a SYN that can't be answered the way it came: verdict %d, %v", verdict, why)
+	}
 	verdict, why, out := g.run(t, p.bytes())
 	if verdict != xdpTx || why != Answered {
 		t.Fatalf("verdict %d, %v", verdict, why)

@@ -47,8 +47,8 @@ __noinline int flooded(struct xdp_md *ctx, struct packet *p)
 	struct bpf_sock *sk;
 	__s64 cookie = -1;
 
-	if (!p || p->options || p->fragment)
-		return PASS_LISTENER; /* rare, and not worth the code */
+	if (!p || p->options || p->fragment || !can_answer(ctx))
+		return PASS_LISTENER; /* rare, and not worth the code; or the stack's to answer */
 	sk = socket_of(ctx, p);
 	if (!sk)
 		return PASS_LISTENER;

@@ -68,6 +68,7 @@ func route(a netip.Addr) (balance.Route, bool) {
 		if n.IP.Equal(hop) && n.State&usable != 0 && len(n.HardwareAddr) == 6 {
 			return balance.Route{
 				Interface: dev.Attrs().Index, MTU: dev.Attrs().MTU, From: dev.Attrs().HardwareAddr, To: n.HardwareAddr,
+				Direct: found[0].Gw == nil,
 			}, true
 		}
 	}
