@@ -131,6 +131,45 @@ func TestDisruption(t *testing.T) {
 	t.Logf("at most %.2f %% more than the share of the member that goes", 100*worst)
 }
 
+// In a site of different weights hardly more moves than the share of the one that goes: what moves besides is rows of
+// those that stay, between one another.
+func TestWeightedDisruption(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(5, 6))
+	worst := 0.0
+	for range 8 {
+		all := shares(2 + rnd.IntN(12))
+		sum := 0
+		for i := range all {
+			all[i].Weight = 10 + rnd.IntN(191)
+			sum += all[i].Weight
+		}
+		before := slowTable(all)
+		gone := rnd.IntN(len(all))
+		after := slowTable(slices.Delete(slices.Clone(all), gone, gone+1))
+		if fast := slices.Delete(slices.Clone(all), gone, gone+1); !slices.Equal(names(Table(fast), fast), after) {
+			t.Fatal("another table than the slow one")
+		}
+		moved, own := 0, 0
+		for row := range before {
+			switch {
+			case before[row] == all[gone].Name:
+				own++
+			case before[row] != after[row]:
+				moved++
+			}
+		}
+		if share := float64(all[gone].Weight) / float64(sum); math.Abs(float64(own)/Rows-share) > share/100+0.001 {
+			t.Errorf("%+v, %s goes: it has %.2f %% of the rows, want %.2f %%", all, all[gone].Name, 100*float64(own)/Rows, 100*share)
+		}
+		extra := float64(moved) / Rows
+		worst = max(worst, extra)
+		if extra > 0.01 {
+			t.Errorf("%+v, %s goes: %.2f %% of the rows move between those that stay", all, all[gone].Name, 100*extra)
+		}
+	}
+	t.Logf("at most %.2f %% of the rows move between those that stay", 100*worst)
+}
+
 func BenchmarkTable(b *testing.B) {
 	for _, n := range []int{3, 16} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {

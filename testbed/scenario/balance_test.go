@@ -1,19 +1,13 @@
 package scenario
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/netip"
 	"os"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,26 +19,59 @@ import (
 )
 
 // TestBalance has a router spread flows over the three nodes of a site, and changes its mind: nodes are added,
-// drained, killed and brought back under downloads and UDP flows. Only a killed node's own flows end.
-// NEARCAST_BALANCE_FULL=1 is the full size: 400 downloads and 100 UDP flows.
+// drained, killed and brought back under downloads and UDP flows, over IPv4 and IPv6. Only a killed node's own flows
+// end. NEARCAST_BALANCE_FULL=1 is the full size: 400 downloads and 100 UDP flows.
 func TestBalance(t *testing.T) {
-	d, tcp, udp := raiseSite(t, "bal", true)
+	d, tcp, udp := raiseSite(t, "bal", world.Options{Balance: true})
+	d.changes(t, tcp, udp)
+}
+
+// TestBalanceNatively has the programs run in the driver, the nodes reach each other over IPv6, and guard look at what
+// each of them takes. The full size has all the changes of TestBalance.
+func TestBalanceNatively(t *testing.T) {
+	d, tcp, udp := raiseSite(t, "baln", world.Options{Balance: true, BalanceIPv6: true, XDPNative: true, Guard: true})
+	d.natively(t)
+	if balanceFull() {
+		d.changes(t, tcp, udp)
+	} else {
+		d.added(t, tcp, udp)
+	}
+	g := &guardedSite{deployment: d}
+	g.listen(t)
+	t.Run("denied networks", g.denied)
+	t.Run("too often", g.often)
+	t.Run("forged SYNs", g.flooded)
+	if !balanceFull() {
+		own := d.clients(t, "fra-1")
+		kill(t, d.Nodes["fra-1"])
+		d.agreed(t, 2, 2)
+		d.alone(t, "a node killed", own, tcp)
+		d.goesOn(t, udp)
+	}
+}
+
+// added starts with two nodes and adds the third one.
+func (d *deployment) added(t *testing.T, tcp *downloads, udp *udpFlows) {
 	d.opened(t, tcp, udp)
 	d.whole(t, "all stand", tcp, udp)
-
 	d.start(t, d.Nodes["fra-3"])
 	d.agreed(t, 3, 3)
 	d.whole(t, "a node added", tcp, udp)
 	d.crossed(t)
+}
 
-	before := d.ports(t, "fra-2")
+// changes adds, drains, kills, brings back and upgrades nodes.
+func (d *deployment) changes(t *testing.T, tcp *downloads, udp *udpFlows) {
+	d.added(t, tcp, udp)
+
+	before := d.clients(t, "fra-2")
 	if _, err := d.CLI(d.ctx, "node", "drain", "fra-2"); err != nil {
 		t.Fatal(err)
 	}
 	d.agreed(t, 2, 2)
 	more := d.download(t, 12)
 	d.whole(t, "a node drained", tcp, udp, more)
-	if after := d.ports(t, "fra-2"); !slices.Equal(after, before) {
+	if after := d.clients(t, "fra-2"); !slices.Equal(after, before) {
 		t.Errorf("the drained node had the flows %v, and then %v", before, after)
 	}
 	if _, err := d.CLI(d.ctx, "node", "restore", "fra-2"); err != nil {
@@ -53,7 +80,7 @@ func TestBalance(t *testing.T) {
 	d.agreed(t, 3, 3)
 	d.whole(t, "and restored", tcp, udp, more)
 
-	own := d.ports(t, "fra-1")
+	own := d.clients(t, "fra-1")
 	kill(t, d.Nodes["fra-1"])
 	d.agreed(t, 2, 2)
 	if len(own) == 0 {
@@ -74,7 +101,7 @@ func TestBalance(t *testing.T) {
 
 // TestWithoutBalance is the same site without: flows break as soon as a node is added.
 func TestWithoutBalance(t *testing.T) {
-	d, tcp, udp := raiseSite(t, "bal0", false)
+	d, tcp, udp := raiseSite(t, "bal0", world.Options{})
 	d.opened(t, tcp, udp)
 	d.whole(t, "all stand", tcp)
 	d.start(t, d.Nodes["fra-3"])
@@ -89,7 +116,10 @@ func TestWithoutBalance(t *testing.T) {
 	t.Logf("without balance: a node added: %d of %d downloads broke", len(tcp.broken()), tcp.count)
 }
 
-func raiseSite(t *testing.T, name string, balanced bool) (*deployment, *downloads, *udpFlows) {
+func balanceFull() bool { return os.Getenv("NEARCAST_BALANCE_FULL") != "" }
+
+// raiseSite raises the site with two nodes, and begins the flows.
+func raiseSite(t *testing.T, name string, opt world.Options) (*deployment, *downloads, *udpFlows) {
 	netns.RequireRoot(t, "pins")
 	pins := t.TempDir()
 	if err := unix.Mount("bpf", pins, "bpf", 0, ""); err != nil {
@@ -100,23 +130,23 @@ func raiseSite(t *testing.T, name string, balanced bool) (*deployment, *download
 			t.Error(err)
 		}
 	})
-	d := raise(t, "site", named(name), world.Options{Pins: pins, Balance: balanced,
-		NodeArgs: []string{"--drain-timeout", "2s"}}) // UDP flows that are silent last longer
+	opt.Pins, opt.NodeArgs = pins, []string{"--drain-timeout", "2s"} // UDP flows that are silent last longer
+	d := raise(t, "site", named(name), opt)
 	t.Cleanup(func() { d.stopNext(t, "fra-3") })
 	d.routes(t, 3)
 	if err := d.Nodes["fra-3"].Stop(); err != nil {
 		t.Fatal(err)
 	}
-	if balanced {
+	if opt.Balance {
 		d.agreed(t, 2, 2)
 	} else {
 		d.routes(t, 2)
 	}
 	n, clients := 40, 20
-	if os.Getenv("NEARCAST_BALANCE_FULL") != "" {
+	if balanceFull() {
 		n, clients = 400, 100
 	}
-	u := &udpFlows{dial: d.Dial("london"), at: d.at(load.PortUDP).String(), count: clients}
+	u := &udpFlows{dial: d.Dial("london"), at: d.at(load.PortUDP).String(), or: d.at6(load.PortUDP).String(), count: clients}
 	ctx, cancel := context.WithCancel(d.ctx)
 	done := make(chan struct{})
 	go func() { defer close(done); u.run(ctx, t) }()
@@ -124,14 +154,34 @@ func raiseSite(t *testing.T, name string, balanced bool) (*deployment, *download
 	return d, d.download(t, n), u
 }
 
+// natively asserts that the kernel runs the nodes' programs in the driver.
+func (d *deployment) natively(t *testing.T) {
+	t.Helper()
+	for name, p := range d.Nodes {
+		if p.PID() == 0 {
+			continue
+		}
+		out, err := d.NS(name).Cmd(d.ctx, "ip", "link", "show", "type", "veth").CombinedOutput()
+		if err != nil || !strings.Contains(string(out), " xdp ") && !strings.Contains(string(out), " xdp/") ||
+			strings.Contains(string(out), "xdpgeneric") {
+			t.Errorf("%s does not run its program natively: %v\n%s", name, err, out)
+		}
+	}
+}
+
 // routes waits until the router spreads flows over so many nodes.
 func (d *deployment) routes(t *testing.T, n int) {
 	t.Helper()
-	prefix := d.Spec.Pools[0].Prefixes[0].String()
 	eventually(t, 60*time.Second, fmt.Sprintf("the router has %d routes", n), func() error {
-		out, err := d.NS("rt-fra").Cmd(d.ctx, "ip", "route", "show", prefix).CombinedOutput()
-		if got := strings.Count(string(out), " via "); err != nil || got != n {
-			return fmt.Errorf("%v, %d routes: %s", err, got, out)
+		for _, prefix := range d.Spec.Pools[0].Prefixes {
+			family := "-4"
+			if prefix.Addr().Is6() {
+				family = "-6"
+			}
+			out, err := d.NS("rt-fra").Cmd(d.ctx, "ip", family, "route", "show", prefix.String()).CombinedOutput()
+			if got := strings.Count(string(out), " via "); err != nil || got != n {
+				return fmt.Errorf("%v, %d routes: %s", err, got, out)
+			}
 		}
 		return nil
 	})
@@ -188,7 +238,7 @@ func (d *deployment) opened(t *testing.T, tcp *downloads, udp *udpFlows) {
 		return nil
 	})
 	for _, name := range []string{"fra-1", "fra-2"} {
-		if n := len(d.ports(t, name)); n < tcp.count/6 {
+		if n := len(d.clients(t, name)); n < tcp.count/6 {
 			t.Errorf("%s has only %d of %d flows", name, n, tcp.count)
 		}
 	}
@@ -231,8 +281,8 @@ func (d *deployment) whole(t *testing.T, what string, flows ...any) {
 	}
 }
 
-// alone asserts that of the downloads exactly those broke whose ports are given.
-func (d *deployment) alone(t *testing.T, what string, own []uint16, flows ...*downloads) {
+// alone asserts that of the downloads exactly those broke whose clients are given.
+func (d *deployment) alone(t *testing.T, what string, own []netip.AddrPort, flows ...*downloads) {
 	t.Helper()
 	eventually(t, 40*time.Second, "the killed node's flows are refused", func() error {
 		n := 0
@@ -249,7 +299,7 @@ func (d *deployment) alone(t *testing.T, what string, own []uint16, flows ...*do
 		f.progress(t)
 		total += f.count
 		for _, x := range f.broken() {
-			if !slices.Contains(own, x.port) {
+			if !slices.Contains(own, x.client) {
 				t.Errorf("%s: a flow of another node broke: %v", what, x.err)
 			}
 		}
@@ -289,8 +339,8 @@ func (d *deployment) crossed(t *testing.T) {
 	}
 }
 
-// ports returns the client ports of the downloads that a node has, sorted.
-func (d *deployment) ports(t *testing.T, node string) (all []uint16) {
+// clients returns the clients of the downloads that a node has, sorted.
+func (d *deployment) clients(t *testing.T, node string) (all []netip.AddrPort) {
 	t.Helper()
 	out, err := d.NS(node).Cmd(d.ctx, "ss", "-Htn", "state", "established", "sport", "=",
 		fmt.Sprintf(":%d", load.PortSource)).CombinedOutput()
@@ -302,111 +352,13 @@ func (d *deployment) ports(t *testing.T, node string) (all []uint16) {
 		if len(f) < 4 {
 			continue
 		}
-		local, err := netip.ParseAddrPort(strings.ReplaceAll(f[2], "[::ffff:", "["))
+		local, err := netip.ParseAddrPort(f[2])
 		peer, err2 := netip.ParseAddrPort(f[3])
-		if err != nil || err2 != nil || local.Addr() != d.app.Addresses[0] {
+		if err != nil || err2 != nil || !slices.Contains(d.app.Addresses, local.Addr().Unmap()) {
 			continue
 		}
-		all = append(all, peer.Port())
+		all = append(all, netip.AddrPortFrom(peer.Addr().Unmap(), peer.Port()))
 	}
-	slices.Sort(all)
+	slices.SortFunc(all, netip.AddrPort.Compare)
 	return all
-}
-
-// downloads read slowly from endpoints that never stop, and check every byte.
-type downloads struct {
-	count int
-	all   []*download
-}
-
-type download struct {
-	port  uint16
-	bytes atomic.Int64
-	ended chan struct{}
-	err   error // read after ended
-}
-
-func (d *deployment) download(t *testing.T, n int) *downloads {
-	t.Helper()
-	out := &downloads{count: n}
-	ctx, cancel := context.WithCancel(d.ctx)
-	var running sync.WaitGroup
-	t.Cleanup(func() { cancel(); running.Wait() })
-	for range n {
-		dialed, stop := context.WithTimeout(ctx, 10*time.Second)
-		c, err := d.Dial("london")(dialed, "tcp", d.at(load.PortSource).String())
-		stop()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := c.(*net.TCPConn).SetReadBuffer(16 << 10); err != nil { // so that it is not ahead for long
-			t.Fatal(err)
-		}
-		x := &download{port: c.LocalAddr().(*net.TCPAddr).AddrPort().Port(), ended: make(chan struct{})}
-		out.all = append(out.all, x)
-		context.AfterFunc(ctx, func() { c.Close() })
-		running.Go(func() { x.read(ctx, c, time.Duration(n)*downloadPace) })
-	}
-	return out
-}
-
-// downloadPace keeps what all downloads bring together at 6 MB/s.
-const downloadPace = 2500 * time.Microsecond
-
-func (x *download) read(ctx context.Context, c net.Conn, pace time.Duration) {
-	defer close(x.ended)
-	defer c.Close()
-	pattern := load.NewPattern(0)
-	got, want := make([]byte, 16<<10), make([]byte, 16<<10)
-	for ctx.Err() == nil {
-		_ = c.SetReadDeadline(time.Now().Add(30 * time.Second))
-		n, err := io.ReadFull(c, got)
-		if _, e := io.ReadFull(pattern, want[:n]); e != nil {
-			err = errors.Join(err, e)
-		}
-		if !bytes.Equal(got[:n], want[:n]) {
-			err = errors.New("other bytes than the endpoint sent")
-		}
-		x.bytes.Add(int64(n))
-		if err != nil {
-			x.err = fmt.Errorf("port %d, after %d bytes: %w", x.port, x.bytes.Load(), err)
-			return
-		}
-		time.Sleep(pace)
-	}
-	<-ctx.Done()
-}
-
-// broken returns the downloads that have ended.
-func (f *downloads) broken() (all []*download) {
-	for _, x := range f.all {
-		select {
-		case <-x.ended:
-			all = append(all, x)
-		default:
-		}
-	}
-	return all
-}
-
-// progress waits until each download that has not ended has brought a good deal more: more than was on its way.
-func (f *downloads) progress(t *testing.T) {
-	t.Helper()
-	was := make([]int64, len(f.all))
-	for i, x := range f.all {
-		was[i] = x.bytes.Load()
-	}
-	eventually(t, 40*time.Second, "downloads go on", func() error {
-		for i, x := range f.all {
-			select {
-			case <-x.ended:
-				continue
-			default:
-			}
-			if x.bytes.Load()-was[i] < 128<<10 {
-				return fmt.Errorf("port %d stands at %d bytes", x.port, x.bytes.Load())
-			}
-		}
-		return nil
-	})
 }

@@ -79,6 +79,16 @@ func (d *deployment) at(port int) netip.AddrPort {
 	return netip.AddrPortFrom(d.app.Addresses[0], uint16(port))
 }
 
+// at6 returns an accelerated address and port, IPv6, in a world whose pools have both.
+func (d *deployment) at6(port int) netip.AddrPort {
+	for _, a := range d.app.Addresses {
+		if a.Is6() {
+			return netip.AddrPortFrom(a, uint16(port))
+		}
+	}
+	return netip.AddrPort{}
+}
+
 // eventually waits until cond holds, and fails the test after limit.
 func eventually(t *testing.T, limit time.Duration, what string, cond func() error) time.Duration {
 	t.Helper()

@@ -159,6 +159,7 @@ func (d *deployment) upgrade(t *testing.T, node string) {
 type udpFlows struct {
 	dial  load.Dial
 	at    string
+	or    string // every second client's, if it is there
 	count int
 
 	sent, answered, silent atomic.Int64
@@ -167,9 +168,13 @@ type udpFlows struct {
 func (u *udpFlows) run(ctx context.Context, t *testing.T) {
 	var clients sync.WaitGroup
 	defer clients.Wait()
-	for range u.count {
+	for i := range u.count {
+		at := u.at
+		if i%2 == 1 && u.or != "" {
+			at = u.or
+		}
 		clients.Go(func() {
-			c, err := u.dial(ctx, "udp", u.at)
+			c, err := u.dial(ctx, "udp", at)
 			if err != nil {
 				t.Error(err)
 				return

@@ -42,7 +42,11 @@ func (w *World) Accelerate(ctx context.Context, say func(string, ...any)) (*App,
 		Addresses []string `json:"addresses"`
 		DNSName   string   `json:"dnsName"`
 	}
-	if err := run(&made, "accelerator", "create", "shop"); err != nil {
+	create := []string{"accelerator", "create", "shop"}
+	if w.Spec.dual() {
+		create = append(create, "--dual-stack")
+	}
+	if err := run(&made, create...); err != nil {
 		return nil, err
 	}
 	app.Accelerator, app.Name = made.ID, made.DNSName

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
 	"os/user"
 	"path/filepath"
 	"slices"
@@ -14,8 +13,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"github.com/nearcast/nearcast/testbed/netns"
 )
 
 // BGPSpec has real routers carry the anycast prefixes of a world: one autonomous system each, joined by
@@ -51,8 +48,6 @@ const (
 	cityASN     = 64801
 	bfdMillis   = 100
 	bgpMD5      = "nearcast-lab"
-	portBalance = 6080
-	balanceMTU  = 1600
 	routerWait  = 60 * time.Second
 	routersPoll = 100 * time.Millisecond
 )
@@ -61,7 +56,7 @@ const (
 type router struct {
 	RouterSpec
 	id        netip.Addr
-	source    netip.Addr // cities: what their clients' packets leave from
+	source    cableEnd // cities: what their clients' packets leave from
 	neighbors []neighbor
 	processes []*Process
 	dir       string
@@ -70,7 +65,7 @@ type router struct {
 
 type neighbor struct {
 	name        string
-	local, addr netip.Addr
+	local, addr cableEnd
 	asn         uint32
 	node        bool // a Nearcast node
 }
@@ -102,6 +97,11 @@ func (b *BGPSpec) validate(s *Spec, bad func(string, ...any)) {
 	if b.ASN == 0 {
 		bad("bgp.asn: missing")
 	}
+	for _, r := range b.Routers {
+		if r.FRR && s.dual() {
+			bad("bgp.routers.%s: FRR has no IPv6 here, and a pool has", r.Name)
+		}
+	}
 }
 
 // layRouters lays the cables between routers, and to the sites' nodes.
@@ -116,7 +116,7 @@ func (w *World) layRouters() error {
 	}
 	for i, c := range w.Spec.Cities {
 		w.routers[c.Name] = &router{RouterSpec: RouterSpec{Name: c.Name, ASN: cityASN + uint32(i)},
-			id: w.hosts[c.Name].V4, source: w.hosts[c.Name].V4}
+			id: w.hosts[c.Name].V4, source: cableEnd{w.hosts[c.Name].V4, w.hosts[c.Name].V6}}
 	}
 	for _, l := range b.Links {
 		x, y := w.routers[l[0]], w.routers[l[1]]
@@ -127,7 +127,7 @@ func (w *World) layRouters() error {
 		x.neighbors = append(x.neighbors, neighbor{name: y.Name, local: ends[0], addr: ends[1], asn: y.ASN})
 		y.neighbors = append(y.neighbors, neighbor{name: x.Name, local: ends[1], addr: ends[0], asn: x.ASN})
 	}
-	w.uplinks, w.balanced = map[string]netip.Addr{}, map[string]balanceEnd{}
+	w.uplinks, w.balanced = map[string]cableEnd{}, map[string]balanceEnd{}
 	for _, r := range b.Routers {
 		if r.Site == "" {
 			continue
@@ -148,58 +148,6 @@ func (w *World) layRouters() error {
 		}
 	}
 	return nil
-}
-
-// cable joins two machines by a network of their own, 172.31.N.0/30.
-func (w *World) cable(a, b string) (ends [2]netip.Addr, err error) {
-	n := w.cables
-	w.cables++
-	dev := fmt.Sprintf("bgp%d", n)
-	if err := netns.Veth(netns.End{NS: w.NS(a), Dev: dev}, netns.End{NS: w.NS(b), Dev: dev}); err != nil {
-		return ends, err
-	}
-	for i, host := range []string{a, b} {
-		ends[i] = netip.AddrFrom4([4]byte{172, 31, byte(n), byte(i + 1)})
-		ns := w.NS(host)
-		if err := errors.Join(ns.AddAddr(dev, netip.PrefixFrom(ends[i], 30)), ns.SetUp(dev),
-			ns.Sysctl("net.ipv4.conf."+dev+".rp_filter", "0"), ns.Sysctl("net.ipv4.ip_forward", "1")); err != nil {
-			return ends, err
-		}
-		if w.Spec.BGP.ECMP { // what is larger than a packet can't be encapsulated
-			out, err := ns.Cmd(context.Background(), "ethtool", "-K", dev, "tso", "off", "gso", "off").CombinedOutput()
-			if err != nil {
-				return ends, fmt.Errorf("ethtool %s: %w: %s", dev, err, out)
-			}
-		}
-	}
-	return ends, nil
-}
-
-// layBalance makes the cable that was laid last one that balances flows: the node reaches the others of its site
-// through the router, in packets that are larger than clients' are.
-func (w *World) layBalance(router, node string, ends [2]netip.Addr) error {
-	dev := fmt.Sprintf("bgp%d", w.cables-1)
-	w.balanced[node] = balanceEnd{dev, netip.AddrPortFrom(ends[1], portBalance)}
-	return errors.Join(
-		w.NS(router).SetMTU(dev, balanceMTU), w.NS(node).SetMTU(dev, balanceMTU),
-		w.NS(router).Sysctl("net.ipv4.fib_multipath_hash_policy", "1"),
-		w.NS(node).AddRoute(netns.Route{Dst: netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 31}), 16), Dev: dev, Via: ends[0]}))
-}
-
-// balanceEnd is where a node takes packets of its site's flows.
-type balanceEnd struct {
-	dev string
-	at  netip.AddrPort
-}
-
-// balanceArgs are the flags of a node that shares its site's flows.
-func (w *World) balanceArgs(node string) []string {
-	end, ok := w.balanced[node]
-	if !ok || !w.opt.Balance {
-		return nil
-	}
-	// What comes in natively on a veth has no checksums, which its sender leaves to a card that is not there.
-	return []string{"--balance-interfaces", end.dev, "--balance-address", end.at.String(), "--xdp-mode", "generic"}
 }
 
 // startRouters starts the routing daemons.
@@ -234,63 +182,6 @@ func (w *World) daemon(r *router, name, path string, args ...string) error {
 	return p.Start()
 }
 
-func (w *World) startBIRD(r *router) error {
-	bird, err := exec.LookPath("bird")
-	if err != nil {
-		bird = birdPath
-	}
-	conf := filepath.Join(r.dir, "bird.conf")
-	if err := os.WriteFile(conf, []byte(w.birdConf(r)), 0o644); err != nil {
-		return err
-	}
-	return w.daemon(r, "bird", bird, "-f", "-c", conf, "-s", filepath.Join(r.dir, "ctl"),
-		"-P", filepath.Join(r.dir, "pid"))
-}
-
-func (w *World) birdConf(r *router) string {
-	var c strings.Builder
-	p := func(format string, args ...any) { fmt.Fprintf(&c, format+"\n", args...) }
-	b := w.Spec.BGP
-	p("router id %v;\nlog \"%s/routes.log\" all;\nprotocol device { scan time 1; }", r.id, r.dir)
-	prefsrc := ""
-	if r.source.IsValid() {
-		prefsrc = fmt.Sprintf("krt_prefsrc = %v; ", r.source)
-	}
-	merge := ""
-	if b.ECMP {
-		merge = "merge paths on; scan time 2; " // what the kernel lost of a change is put back soon
-	}
-	p("protocol kernel { %sipv4 { import none; export filter { %saccept; }; }; }", merge, prefsrc)
-	if !b.NoBFD {
-		p("protocol bfd { interface \"bgp*\" { interval %d ms; multiplier 3; }; }", bfdMillis)
-	}
-	p("filter take {")
-	for _, prefix := range r.reject {
-		p("  if net = %v then reject;", prefix)
-	}
-	p("  if (65535, 0) ~ bgp_community then bgp_local_pref = 0;\n  accept;\n}") // RFC 8326 4.1
-	for _, n := range r.neighbors {
-		p("protocol bgp %s {", strings.ReplaceAll(n.name, "-", "_"))
-		p("  local %v as %d; neighbor %v as %d;", n.local, r.ASN, n.addr, n.asn)
-		p("  hold time %d; connect delay time 1; connect retry time 2; error wait time 1, 2;", b.hold())
-		p("  graceful restart on; direct;")
-		if n.node {
-			p("  password \"%s\"; ttl security on; passive;", bgpMD5)
-		}
-		if !b.NoBFD && w.speaksBFD(n) {
-			p("  bfd on;")
-		}
-		p("  ipv4 { import filter take; export all; next hop self; };\n}")
-	}
-	return c.String()
-}
-
-// speaksBFD leaves out neighbours that are FRR: its BFD daemon is one more that would have to be run.
-func (w *World) speaksBFD(n neighbor) bool {
-	other := w.routers[n.name]
-	return other == nil || !other.FRR
-}
-
 func (b *BGPSpec) hold() int {
 	if b.Hold > 0 {
 		return b.Hold
@@ -318,15 +209,15 @@ func (w *World) startFRR(r *router) (err error) {
 	p(" no bgp ebgp-requires-policy\n no bgp network import-check\n timers bgp 3 %d", w.Spec.BGP.hold())
 	p(" bgp graceful-restart")
 	for _, n := range r.neighbors {
-		p(" neighbor %v remote-as %d\n neighbor %v timers connect 2", n.addr, n.asn, n.addr)
+		p(" neighbor %v remote-as %d\n neighbor %v timers connect 2", n.addr.v4, n.asn, n.addr.v4)
 		if n.node {
-			p(" neighbor %v password %s\n neighbor %v ttl-security hops 1\n neighbor %v passive", n.addr, bgpMD5, n.addr,
-				n.addr)
+			p(" neighbor %v password %s\n neighbor %v ttl-security hops 1\n neighbor %v passive", n.addr.v4, bgpMD5,
+				n.addr.v4, n.addr.v4)
 		}
 	}
 	p(" address-family ipv4 unicast")
 	for _, n := range r.neighbors {
-		p("  neighbor %v route-map take in", n.addr)
+		p("  neighbor %v route-map take in", n.addr.v4)
 	}
 	p(" exit-address-family\nbgp community-list standard draining permit graceful-shutdown")
 	p("route-map take permit 10\n match community draining\n set local-preference 0\nroute-map take permit 20")
@@ -402,7 +293,7 @@ func (w *World) Birdc(ctx context.Context, name string, words ...string) (string
 }
 
 // Uplink is the address of the router that a node has its session with.
-func (w *World) Uplink(node string) netip.Addr { return w.uplinks[node] }
+func (w *World) Uplink(node string) netip.Addr { return w.uplinks[node].v4 }
 
 // configureBGP gives the sites their autonomous system and their sessions, as an operator would, once the
 // nodes have enrolled.
@@ -424,18 +315,30 @@ func (w *World) configureBGP(ctx context.Context) error {
 			return err
 		}
 		for _, node := range w.siteNodes(r.Site) {
-			args := []string{"peer", "create", r.Site + "/" + node, "--node", node, "--address",
-				w.uplinks[node].String(), "--asn", fmt.Sprint(r.ASN), "--password-file", secret, "--ttl-security",
-				"--hold-time", fmt.Sprintf("%ds", b.hold()), "--connect-retry", "2s"}
-			if !b.NoBFD && !r.FRR {
-				args = append(args, "--bfd", "--bfd-interval", fmt.Sprintf("%dms", bfdMillis))
+			if err := w.createPeer(ctx, r, r.Site+"/"+node, node, w.uplinks[node].v4, secret); err != nil {
+				return err
 			}
-			if _, err := w.CLI(ctx, append(args, b.Peer...)...); err != nil {
+			if !w.Spec.dual() {
+				continue
+			}
+			if err := w.createPeer(ctx, r, r.Site+"/"+node+"-v6", node, w.uplinks[node].v6, secret); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// createPeer gives a node a session with a router, in the family of the router's address.
+func (w *World) createPeer(ctx context.Context, r RouterSpec, name, node string, at netip.Addr, secret string) error {
+	b := w.Spec.BGP
+	args := []string{"peer", "create", name, "--node", node, "--address", at.String(), "--asn", fmt.Sprint(r.ASN),
+		"--password-file", secret, "--ttl-security", "--hold-time", fmt.Sprintf("%ds", b.hold()), "--connect-retry", "2s"}
+	if !b.NoBFD && !r.FRR {
+		args = append(args, "--bfd", "--bfd-interval", fmt.Sprintf("%dms", bfdMillis))
+	}
+	_, err := w.CLI(ctx, append(args, b.Peer...)...)
+	return err
 }
 
 // Routed waits until every city has a route to every address of an accelerator.

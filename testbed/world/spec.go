@@ -212,6 +212,13 @@ func (s *Spec) validate() error {
 	return errors.Join(errs...)
 }
 
+// dual reports whether a pool has IPv6 prefixes: then accelerators are dual-stack, and routers carry both families.
+func (s *Spec) dual() bool {
+	return slices.ContainsFunc(s.Pools, func(p PoolSpec) bool {
+		return slices.ContainsFunc(p.Prefixes, func(n netip.Prefix) bool { return n.Addr().Is6() })
+	})
+}
+
 func (s *Spec) places() []string {
 	var names []string
 	for _, c := range s.Cities {

@@ -34,6 +34,10 @@ type Options struct {
 	Pins string
 	// Balance has nodes of a site share its flows, where the routers spread them (bgp.ecmp).
 	Balance bool
+	// BalanceIPv6 has them reach each other over IPv6, and XDPNative has their kernel programs run in the driver.
+	BalanceIPv6, XDPNative bool
+	// Guard has them guard the interfaces on which they balance.
+	Guard bool
 	// Bare leaves controllers and nodes out: only the network and the endpoints.
 	Bare bool
 }
@@ -48,8 +52,8 @@ type World struct {
 	Endpoints   map[string]*Process
 
 	opt     Options
-	routers map[string]*router    // with BGP, by name
-	uplinks map[string]netip.Addr // with BGP: each node's router
+	routers map[string]*router  // with BGP, by name
+	uplinks map[string]cableEnd // with BGP: each node's router
 
 	balanced map[string]balanceEnd // with ECMP, by node
 	cables   int                   // laid between routers
