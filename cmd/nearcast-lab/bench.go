@@ -79,7 +79,9 @@ func runBench(cmd *cobra.Command, what string, opt bench.Options, profile bool, 
 			return err
 		}},
 		{"guard", func(o bench.Options) (err error) {
-			report.Filtered, err = bench.Filters(cmd.Context(), o)
+			if report.Filtered, err = bench.Filters(cmd.Context(), o); err == nil {
+				report.Flooded, err = bench.Floods(cmd.Context(), o)
+			}
 			return err
 		}},
 	} {

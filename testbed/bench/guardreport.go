@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"text/tabwriter"
+	"time"
 )
 
 // writeFiltered has a line for each job and system, with how much better guard is than nftables' better half, by
@@ -36,6 +37,43 @@ func filterTargets(all []Filtered) (out []Target) {
 		}
 		out = append(out, Target{What: "packets a CPU second, × those of nftables: " + job, Want: wantFiltered,
 			Got: own.PerCPUSecond / peer.PerCPUSecond, Where: peer.System})
+	}
+	return out
+}
+
+// writeFlooded has a line for each system and phase.
+func (r *Report) writeFlooded(out io.Writer) {
+	if len(r.Flooded) == 0 {
+		return
+	}
+	tw := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(tw, "system\tSYNs/s\tconnections\tsucceeded\tconnect p50\tfirst byte p50\tp99\t× quiet\tdownload\t")
+	for _, f := range r.Flooded {
+		for i, p := range []FloodPhases{f.Quiet, f.Flood} {
+			rate, ratio := 0.0, ""
+			if i == 1 {
+				rate, ratio = f.PerSecond, fmt.Sprintf("%.2f", f.P99Ratio)
+			}
+			fmt.Fprintf(tw, "%s\t%.0f\t%d\t%.2f %%\t%v\t%v\t%v\t%s\t%.2f Gbit/s\t\n", f.System, rate, p.Attempts,
+				100*p.succeeded(), p.Connected.Round(time.Microsecond), p.P50.Round(time.Microsecond), p.P99.Round(time.Microsecond),
+				ratio, p.Goodput/1e9)
+		}
+	}
+	tw.Flush()
+}
+
+func (p *FloodPhases) succeeded() float64 {
+	return 1 - float64(p.Failed)/float64(max(p.Attempts, 1))
+}
+
+func floodTargets(all []Flooded) (out []Target) {
+	for _, f := range all {
+		if f.System != sysGuarded {
+			continue
+		}
+		out = append(out,
+			Target{What: "connections that succeed in a flood of SYNs", Want: wantInFlood, Got: f.Flood.succeeded()},
+			Target{What: "p99 of first bytes in a flood of SYNs, × that in quiet", Want: wantFloodP99, AtMost: true, Got: f.P99Ratio})
 	}
 	return out
 }

@@ -41,6 +41,7 @@ type Report struct {
 	ClientWindow int        `json:"client_window,omitempty"`
 	Raw          []Raw      `json:"raw,omitempty"`
 	Filtered     []Filtered `json:"filtered,omitempty"`
+	Flooded      []Flooded  `json:"flooded,omitempty"`
 }
 
 // Machine is what a figure cannot be read without.
@@ -103,6 +104,7 @@ func (r *Report) WriteTo(out io.Writer) (int64, error) {
 	r.writeTransfers(&buf)
 	r.writeRaw(&buf)
 	r.writeFiltered(&buf)
+	r.writeFlooded(&buf)
 	n, err := out.Write(buf.Bytes())
 	return int64(n), err
 }

@@ -39,11 +39,13 @@ const (
 	wantUDP         = 1.5
 	wantIdleBytes   = 10_000
 	wantFiltered    = 1.0
+	wantInFlood     = 0.99
+	wantFloodP99    = 2.0
 )
 
 // Targets compares a report with what is promised. Those that the report cannot tell are left out.
 func (r *Report) Targets() []Target {
-	return slices.Concat(latencyTargets(r.Transfers), rawTargets(r.Raw), filterTargets(r.Filtered))
+	return slices.Concat(latencyTargets(r.Transfers), rawTargets(r.Raw), filterTargets(r.Filtered), floodTargets(r.Flooded))
 }
 
 // worst keeps the worst ratio of several worlds.

@@ -30,17 +30,23 @@ func TestTargets(t *testing.T) {
 			{Job: "a", System: sysGeneric, PerCPUSecond: 1}, {Job: "b", System: sysNative, PerCPUSecond: 6},
 		},
 	}
+	r.Flooded = []Flooded{
+		{System: sysGuarded, Flood: FloodPhases{Attempts: 1000, Failed: 5}, P99Ratio: 2.5},
+		{System: sysUnguarded, Flood: FloodPhases{Attempts: 1000, Failed: 500}, P99Ratio: 9},
+	}
 	want := map[string]struct {
 		got     float64
 		reached bool
 	}{
 		"first byte, × floor": {1.2, false},
-		"1 MB at R = 100 ms without loss, × faster than direct": {3.5, true},
-		"any download, × as fast as HAProxy's TLS chain":        {1.5, true},
-		"CPU a GB, × that of HAProxy's TLS chain":               {0.9, true},
-		"UDP packets a CPU second, × nginx's":                   {1.4, false},
-		"memory of an idle flow, edge, bytes":                   {9000, true},
-		"packets a CPU second, × those of nftables: a":          {1.5, true},
+		"1 MB at R = 100 ms without loss, × faster than direct":  {3.5, true},
+		"any download, × as fast as HAProxy's TLS chain":         {1.5, true},
+		"connections that succeed in a flood of SYNs":            {0.995, true},
+		"p99 of first bytes in a flood of SYNs, × that in quiet": {2.5, false},
+		"CPU a GB, × that of HAProxy's TLS chain":                {0.9, true},
+		"UDP packets a CPU second, × nginx's":                    {1.4, false},
+		"memory of an idle flow, edge, bytes":                    {9000, true},
+		"packets a CPU second, × those of nftables: a":           {1.5, true},
 	}
 	got := r.Targets()
 	if len(got) != len(want) {
