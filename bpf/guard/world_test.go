@@ -186,7 +186,7 @@ func (w *world) floodWith(t *testing.T, mode Mode) {
 	full := os.Getenv(floodFullEnv) == "1"
 	rounds, lasts := 2, 700*time.Millisecond
 	if full {
-		rounds, lasts = 7, 3*time.Second
+		rounds, lasts = 5, 3*time.Second
 	}
 	var quiet, flood, ratios []float64
 	for range rounds {

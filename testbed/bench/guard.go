@@ -143,9 +143,9 @@ func Filters(ctx context.Context, opt Options) (out []Filtered, err error) {
 		return nil, err
 	}
 	defer func() { err = firstError(err, l.set.Close()) }()
-	b := &guardBench{filterLab: l, opt: opt, seconds: 2 * time.Second, rounds: 3}
+	b := &guardBench{filterLab: l, opt: opt, seconds: time.Second, rounds: 3}
 	if opt.Quick {
-		b.seconds, b.rounds = time.Second, 1
+		b.rounds = 1
 	}
 	for _, j := range filterJobs() {
 		if !strings.Contains(j.name, opt.Only) {

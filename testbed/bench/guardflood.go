@@ -97,7 +97,7 @@ func floodSystem(ctx context.Context, opt Options, system string) (f Flooded, er
 	if err != nil {
 		return f, err
 	}
-	b := &floodBench{w: w, opt: opt, to: app.Addresses[0], seconds: 3 * time.Second, rounds: 7}
+	b := &floodBench{w: w, opt: opt, to: app.Addresses[0], seconds: 3 * time.Second, rounds: 5}
 	if opt.Quick {
 		b.seconds, b.rounds = 1500*time.Millisecond, 3
 	}

@@ -60,7 +60,7 @@ func TestTargets(t *testing.T) {
 	}
 	var out strings.Builder
 	r.writeTargets(&out)
-	if lines := strings.Split(out.String(), "\n"); !strings.HasPrefix(lines[0], "missed") || !strings.HasPrefix(lines[2], "reached") {
+	if lines := strings.Split(out.String(), "\n"); !strings.HasPrefix(lines[0], "missed") || !strings.HasPrefix(lines[3], "reached") {
 		t.Errorf("missed targets are not first:\n%s", out.String())
 	}
 }
