@@ -141,7 +141,7 @@ func (b *floodBench) guarded(ctx context.Context, app *world.App) error {
 	if err := json.Unmarshal([]byte(text), &drops); err != nil || !drops.Present {
 		return fmt.Errorf("the edge has no guard: %.200s", text)
 	}
-	if err := b.w.CLIJSON(ctx, nil, "listener", "update", app.TCP, "--syn-cookies-above", "1000", "-o", "json"); err != nil {
+	if _, err := b.w.CLI(ctx, "listener", "update", app.TCP, "--syn-cookies-above", "1000"); err != nil {
 		return err
 	}
 	return b.w.Settled(ctx)
