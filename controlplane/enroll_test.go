@@ -49,7 +49,7 @@ func TestEnrollScope(t *testing.T) {
 		"no name":            {nil, func(n *v1.Node) { n.Name = "" }, codes.InvalidArgument},
 		"unknown site":       {nil, func(n *v1.Node) { n.Site = "atlantis" }, codes.NotFound},
 		"ended": {func(j *v1.JoinToken) {
-			j.Expires = timestamppb.New(time.Now().Add(time.Second))
+			j.Expires = timestamppb.New(time.Now().Add(3 * time.Second))
 		}, nil, codes.Unauthenticated},
 	} {
 		t.Run(name, func(t *testing.T) {

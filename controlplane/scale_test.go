@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 
@@ -36,11 +37,14 @@ func TestManyNodes(t *testing.T) {
 		streams[i] = n.sync(t, c.addr, apply)
 	}
 	a, g := o.accelerate(t, "web", "eu", "198.18.0.1")
+	began := time.Now()
 	for i := range changes {
 		weight := uint32(i % 256)
 		must[*v1.EndpointGroup](t)(o.UpdateEndpoints(t.Context(), &v1.UpdateEndpointsRequest{GroupId: g.GetId(),
 			Endpoints: []*v1.Endpoint{{Id: "198.18.0.1", Weight: &weight}}}))
 	}
+	// Changes that come further apart than this are not a burst, and are sent one by one.
+	burst := time.Since(began) < changes*100*time.Millisecond
 	for i, s := range streams {
 		s.wait(t, fmt.Sprintf("the last change at node %d", i), func() bool {
 			return s.snapshot != nil && len(s.snapshot.Groups) == 1 &&
@@ -55,7 +59,7 @@ func TestManyNodes(t *testing.T) {
 	})
 	for i, s := range streams {
 		s.mu.Lock()
-		if s.updates > changes/2 {
+		if burst && s.updates > changes/2 {
 			t.Errorf("node %d was sent %d snapshots for %d changes", i, s.updates, changes)
 		}
 		s.mu.Unlock()
