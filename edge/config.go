@@ -16,6 +16,7 @@ import (
 	"github.com/nearcast/nearcast/edge/flowlog"
 	"github.com/nearcast/nearcast/edge/handover"
 	"github.com/nearcast/nearcast/edge/kernel"
+	"github.com/nearcast/nearcast/edge/listen"
 	"github.com/nearcast/nearcast/proto/identity"
 	"github.com/nearcast/nearcast/proto/model"
 )
@@ -80,6 +81,9 @@ type Config struct {
 	XDPMode        xdp.Mode // [xdp-mode] of guard and balance
 	// ClientMSS bounds the TCP segments that clients are told to send, in bytes; 0: by the interface. [client-mss]
 	ClientMSS int
+	// AcceptSockets is how many sockets of each IP version accept clients' connections with kernel program dispatch,
+	// at most 64; 0: one for eight CPUs. [accept-sockets]
+	AcceptSockets int
 
 	MetricsListen string // [metrics-listen] "host:port" of /metrics, /healthz, /readyz, /status; "": none
 
@@ -150,6 +154,9 @@ func (c *Config) Validate() error {
 		wrong("geo-database", "is used by DNS answers only; give --dns-listen, too")
 	}
 	c.validateBalance(wrong)
+	if c.AcceptSockets < 0 || c.AcceptSockets > listen.AcceptSocketsMax {
+		wrong("accept-sockets", "must be 0 (one for eight CPUs) to %d", listen.AcceptSocketsMax)
+	}
 	if c.DrainTimeout < 0 {
 		wrong("drain-timeout", "must not be negative")
 	}

@@ -27,6 +27,12 @@ enum counter {
 	COUNTERS,
 };
 
+enum steer {
+	STEER_HASH,    /* by hash of the remote address and port */
+	STEER_CPU,     /* by the CPU that works on the packet */
+	STEER_TCP_CPU, /* TCP by CPU, UDP by hash */
+};
+
 struct group {
 	__u32 generation; /* these sockets are of it; another one's: nobody is here */
 	__u32 count;
@@ -34,7 +40,7 @@ struct group {
 
 struct switches {
 	__u32 live;    /* generation that new connections go to: 0..255, so that one byte changes */
-	__u32 steer;   /* 0: by hash of the remote address and port; 1: by CPU */
+	__u32 steer;   /* one of enum steer */
 	__u32 holding; /* not 0: look into held */
 };
 
@@ -87,7 +93,7 @@ static __always_inline __u32 spread(struct bpf_sk_lookup *ctx, __u32 steer)
 {
 	__u32 h;
 
-	if (steer == 1)
+	if (steer == STEER_CPU || (steer == STEER_TCP_CPU && ctx->protocol == IPPROTO_TCP))
 		return bpf_get_smp_processor_id();
 	if (ctx->family == AF_INET)
 		h = ctx->remote_ip4;

@@ -27,6 +27,10 @@ const (
 	// SteerCPU chooses by the CPU that the packet is processed on, which is best where the network card spreads
 	// flows over CPUs by itself (RSS): everything about a flow stays on one CPU.
 	SteerCPU Steer = 1
+
+	// SteerTCPByCPU chooses for TCP by the CPU that works on the SYN, so that CPUs do not meet at one accept queue,
+	// and for UDP by hash, so that a flow keeps its socket.
+	SteerTCPByCPU Steer = 2
 )
 
 // Config says where a Dispatcher works. The zero value works: nothing pinned, this thread's network namespace.
@@ -55,7 +59,7 @@ func (c Config) Validate() error {
 	switch {
 	case c.PinDir != "" && !filepath.IsAbs(c.PinDir):
 		return fmt.Errorf("pin directory %q is not an absolute path", c.PinDir)
-	case c.Steer > SteerCPU:
+	case c.Steer > SteerTCPByCPU:
 		return fmt.Errorf("steer %d is unknown", c.Steer)
 	case c.PrefixesMax < 0 || c.RangesMax < 0 || c.HeldMax < 0:
 		return errors.New("a map's room is negative")

@@ -53,6 +53,7 @@ type options struct {
 	balanceWeight     int
 	xdpMode           string
 	clientMSS         int
+	acceptSockets     int
 	metricsListen     string
 	flowLogs          string
 	flowLogsFormat    string
@@ -116,6 +117,9 @@ func (o *options) register(f *pflag.FlagSet) {
 		"where the kernel runs guard and balance: `auto` (native, if the driver can), native or generic")
 	f.IntVar(&o.clientMSS, "client-mss", 0,
 		"most `bytes` of a TCP segment that clients send; lower it where nodes of a site can't pass larger packets on")
+	f.IntVar(&o.acceptSockets, "accept-sockets", 0,
+		"`number` of sockets that accept connections with kernel program dispatch, for each IP version (default one for "+
+			"8 CPUs)")
 	f.StringVar(&o.metricsListen, "metrics-listen", "127.0.0.1:9465",
 		"`address:port` of /metrics, /healthz, /readyz, /status and /drops; empty: none")
 	f.StringVar(&o.flowLogs, "flow-logs", "",
@@ -280,7 +284,7 @@ func (o *options) config() (edge.Config, error) {
 // balance fills in what is said about packets before the network stack has them.
 func (o *options) balance(cfg *edge.Config, flag func(string, error)) {
 	cfg.GuardInterfaces, cfg.BalanceInterfaces = o.guardInterfaces, o.balanceInterfaces
-	cfg.BalanceWeight, cfg.ClientMSS = o.balanceWeight, o.clientMSS
+	cfg.BalanceWeight, cfg.ClientMSS, cfg.AcceptSockets = o.balanceWeight, o.clientMSS, o.acceptSockets
 	var err error
 	if o.balanceAddress != "" {
 		cfg.BalanceAddress, err = parseAdvertised(o.balanceAddress)

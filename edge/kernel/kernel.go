@@ -231,7 +231,7 @@ func (p *Programs) load(name Name, supported error) error {
 const noPins = "without pins: what it knows ends with this process"
 
 func (p *Programs) loadDispatch() error {
-	d, err := dispatch.Load(dispatch.Config{PinDir: p.cfg.PinDir, Log: p.log})
+	d, err := dispatch.Load(dispatch.Config{PinDir: p.cfg.PinDir, Steer: dispatch.SteerTCPByCPU, Log: p.log})
 	if err != nil {
 		return err
 	}

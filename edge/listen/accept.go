@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -33,7 +34,7 @@ func (s *Set) accept(k *socket) {
 	backlog := 0
 	for {
 		conn, err := k.tcp.AcceptTCP()
-		if now := int(s.backlog.Load()); now != backlog && setBacklog(k.tcp, now) == nil {
+		if now := s.boundOf(k); now != backlog && setBacklog(k.tcp, now) == nil {
 			backlog = now
 		}
 		var nerr net.Error
@@ -90,11 +91,20 @@ func (s *Set) shut(sockets []*socket) {
 	}
 }
 
-// Backlog bounds how many connections may wait to be accepted at each socket from now on; 0 is the
-// system's bound. The kernel drops the SYNs of those that would be too many, which is the cheapest way
-// there is to turn somebody away, and one after which clients try again in a second. A socket takes the
-// bound over when it next accepts.
+// Backlog bounds how many connections may wait to be accepted at each socket from now on, or at all sockets of a
+// family together with a dispatcher; 0 is the system's bound. The kernel drops the SYNs of those that would be too
+// many, which is the cheapest way there is to turn somebody away, and one after which clients try again in a second.
+// A socket takes the bound over when it next accepts.
 func (s *Set) Backlog(bound int) { s.backlog.Store(int64(bound)) }
+
+// boundOf is the bound of one socket.
+func (s *Set) boundOf(k *socket) int {
+	bound := int(s.backlog.Load())
+	if bound == 0 || !k.shared {
+		return bound
+	}
+	return max(1, bound/acceptSockets(s.cfg.AcceptSockets, runtime.GOMAXPROCS(0)))
+}
 
 // setBacklog has the kernel change the backlog of a socket that listens already.
 func setBacklog(l *net.TCPListener, bound int) error {

@@ -56,11 +56,13 @@ func (s *Set) HandOver() {
 
 // leaveAccepting closes the shared sockets for TCP. The caller holds mu.
 func (s *Set) leaveAccepting() {
+	var accepting []*socket
 	for _, k := range s.shared.sockets {
 		if k.tcp != nil {
-			s.shut([]*socket{k})
+			accepting = append(accepting, k)
 		}
 	}
+	s.shut(accepting) // together, as each has its queue to empty
 	s.shared.sockets = slices.DeleteFunc(s.shared.sockets, func(k *socket) bool { return k.tcp != nil })
 }
 

@@ -1,6 +1,10 @@
 package listen
 
-import "time"
+import (
+	"time"
+
+	"github.com/nearcast/nearcast/bpf/dispatch"
+)
 
 const (
 	// portsMaxDefault bounds address × port × protocol on plain sockets, each of which costs one or more
@@ -16,11 +20,18 @@ const (
 	// the machine have are left to them without more ado.
 	wideRange = 1024
 
+	dumpsMax    = 5                     // times that the kernel is asked for routes which change meanwhile
 	retryEvery  = 5 * time.Second       // for sockets that could not be opened
 	drainAccept = 10 * time.Millisecond // at a time, for connections in the backlog of a socket that is closed
 	drainMax    = 2 * time.Second       // for all of them, however many come meanwhile
 
 	backlogMax = 1<<16 - 1 // the kernel takes net.core.somaxconn if that is less
+
+	// AcceptSocketsMax bounds Config.AcceptSockets.
+	AcceptSocketsMax = dispatch.GroupSockets
+
+	// acceptorCPUs is how many CPUs' flows one accepting socket is enough for, with a dispatcher.
+	acceptorCPUs = 8
 
 	acceptBackoffMin = 5 * time.Millisecond // after "too many open files" and the like, doubled each time
 	acceptBackoffMax = time.Second

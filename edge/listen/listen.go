@@ -72,6 +72,10 @@ type Config struct {
 	// nil: there was none.
 	Inherited func(at netip.AddrPort) (*net.TCPListener, error)
 
+	// AcceptSockets is how many sockets of each family accept connections with a dispatcher. Default one for
+	// eight CPUs, at most 64.
+	AcceptSockets int
+
 	// PortsMax bounds plain sockets: address × port × protocol. Default 4,096.
 	PortsMax int
 
@@ -88,6 +92,8 @@ func (c *Config) Validate() error {
 	switch {
 	case c.HandleTCP == nil || c.HandleUDP == nil:
 		return errors.New("listen: nobody handles connections or datagrams")
+	case c.AcceptSockets < 0 || c.AcceptSockets > AcceptSocketsMax:
+		return fmt.Errorf("listen: %d accepting sockets: must be 0 to %d", c.AcceptSockets, AcceptSocketsMax)
 	case c.PortsMax < 0:
 		return fmt.Errorf("listen: at most %d ports: must not be negative", c.PortsMax)
 	}

@@ -17,9 +17,8 @@ import (
 	"github.com/nearcast/nearcast/edge/udpio"
 )
 
-// shared is the few sockets that the kernel's dispatcher brings everything to: for each family one for TCP
-// (its accept queue is emptied by one goroutine faster than connections can be relayed) and one a CPU for
-// UDP, where each datagram is a system call's worth of work. They are bound to free ports of the loopback
+// shared is the few sockets that the kernel's dispatcher brings everything to: for each family one or several for
+// TCP (see acceptSockets) and one a CPU for UDP, where each datagram is a system call's worth of work. They are bound to free ports of the loopback
 // addresses, which nobody uses: a connection keeps its original destination as its local address, and a
 // datagram tells its own.
 //
@@ -136,16 +135,19 @@ func (s *Set) openShared() error {
 		return err
 	}
 	for _, l := range loopbacks {
-		tcp, err := s.listenTCP(l.at)
+		accepting, err := s.openAccepting(l.family, l.at)
 		if l.family == dispatch.IPv6 && errors.Is(err, syscall.EADDRNOTAVAIL) {
 			break // this machine has no IPv6
 		}
+		opened = append(opened, accepting...)
 		if err != nil {
 			return fail(err)
 		}
-		k := &socket{key: socketKey{flow.TCP, l.at}, tcp: tcp, shared: true, done: make(chan struct{})}
-		opened = append(opened, k)
-		groups = append(groups, dispatch.Group{Proto: dispatch.TCP, Family: l.family, Sockets: []syscall.Conn{tcp}})
+		tcp := dispatch.Group{Proto: dispatch.TCP, Family: l.family}
+		for _, k := range accepting {
+			tcp.Sockets = append(tcp.Sockets, k.tcp)
+		}
+		groups = append(groups, tcp)
 		u := &socket{key: socketKey{flow.UDP, l.at}, shared: true}
 		opened = append(opened, u)
 		group := dispatch.Group{Proto: dispatch.UDP, Family: l.family}
@@ -169,6 +171,31 @@ func (s *Set) openShared() error {
 		}
 	}
 	return nil
+}
+
+// openAccepting opens the sockets for TCP of a family. With an error it returns those that are open already.
+func (s *Set) openAccepting(family dispatch.Family, at netip.AddrPort) (opened []*socket, err error) {
+	for range acceptSockets(s.cfg.AcceptSockets, runtime.GOMAXPROCS(0)) {
+		l, err := s.listenTCP(at)
+		if err != nil {
+			return opened, err
+		}
+		opened = append(opened, &socket{key: socketKey{flow.TCP, at}, tcp: l, shared: true, done: make(chan struct{})})
+	}
+	return opened, nil
+}
+
+// acceptSockets is how many sockets of a family accept connections, each with a queue and a goroutine of its own.
+// The program gives a SYN to that of the CPU which works on it.
+//
+// One is enough, and not slower than several (docs/BENCH.md), as long as the goroutine that empties it takes less
+// time a connection than all other CPUs take to carry them: a flow costs more than twenty times what accepting it
+// does.
+func acceptSockets(wanted, cpus int) int {
+	if wanted == 0 {
+		wanted = (cpus + acceptorCPUs - 1) / acceptorCPUs
+	}
+	return max(1, min(wanted, AcceptSocketsMax))
 }
 
 // rawConn makes a udpio.Conn a syscall.Conn.
