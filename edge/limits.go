@@ -47,6 +47,10 @@ const (
 	// drainPoll is how often a draining node looks whether its flows have ended.
 	drainPoll = 50 * time.Millisecond
 
+	// drainUDPQuiet is how long a flow of datagrams must be silent before a draining node no longer waits for it:
+	// longer than an answer takes that somebody still waits for.
+	drainUDPQuiet = 3 * time.Second
+
 	// How long an upgrade's steps may take: until the next process has a snapshot and tunnels (which it
 	// waits for up to tunnelsTimeout), and then until it has opened its ports.
 	nextReadyTimeout   = time.Minute

@@ -7,36 +7,49 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
-// addresses makes addresses this machine's own, by giving them to the loopback interface. It takes away
-// only what it gave: an address that an interface had before is the operator's. After a crash, what was
-// given is still there, and is found again by its label (IPv4) or left to the operator (IPv6).
+// addresses makes addresses this machine's own, by a local route each (ip route add local ADDRESS dev lo proto 178).
+// It takes away only what it gave, which its protocol number tells, also after a crash.
+//
+// An address on the loopback interface would do the same. But the kernel keeps an interface's addresses in a list
+// that it walks for each change, and takes a millisecond to take away one of IPv6: 4,096 addresses took 0.9 s to
+// give (routes: 0.1 s) and 3.8 s to take away (0.1 s). Such addresses are also candidates for the source of this
+// machine's own connections. Whole prefixes are an operator's choice, and are found: see routedHere.
 type addresses struct {
 	added map[netip.Addr]bool
 }
 
-// label marks the IPv4 addresses that are ours. Labels begin with the interface's name (ip-address(8)).
-const label = "lo:nearcast"
+// routeProtocol marks the routes that are ours (rtnetlink(7): numbers that nobody has registered are free to use).
+const routeProtocol = 178
 
 // add gives what is used and missing.
 func (a *addresses) add(used map[netip.Addr]bool) error {
 	if len(used) == 0 {
 		return nil
 	}
-	lo, present, err := a.look()
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
+		return fmt.Errorf("ask the kernel for routes: %w", err)
+	}
+	defer h.Close()
+	if a.added, err = givenRoutes(); err != nil {
 		return err
+	}
+	lo, err := h.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("find the loopback interface: %w", err)
 	}
 	var errs []error
 	for addr := range used {
-		if present[addr] || routedHere(addr) {
+		if a.added[addr] || routedHere(h, addr) {
 			continue
 		}
-		if err := netlink.AddrAdd(lo, ours(addr)); err != nil && !errors.Is(err, unix.EEXIST) {
-			errs = append(errs, fmt.Errorf("add address %v to the loopback interface (or give it to one yourself, "+
-				"without manage-addresses): %w", addr, err))
+		if err := h.RouteAdd(ours(lo, addr)); err != nil && !errors.Is(err, unix.EEXIST) {
+			errs = append(errs, fmt.Errorf("make address %v this machine's own (or do it yourself, without "+
+				"manage-addresses): %w", addr, err))
 			continue
 		}
 		a.added[addr] = true
@@ -44,53 +57,36 @@ func (a *addresses) add(used map[netip.Addr]bool) error {
 	return errors.Join(errs...)
 }
 
-// routedHere reports whether the kernel takes an address for this machine's own although no interface has it:
-// the operator gave a whole prefix to it (ip route add local 198.51.100.0/24 dev lo).
-func routedHere(addr netip.Addr) bool {
-	routes, err := netlink.RouteGet(addr.AsSlice())
+// routedHere reports whether the kernel takes an address for this machine's own already: an interface has it, or the
+// operator gave a whole prefix to this machine (ip route add local 198.51.100.0/24 dev lo).
+func routedHere(h *netlink.Handle, addr netip.Addr) bool {
+	routes, err := h.RouteGet(addr.AsSlice())
 	return err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL
-}
-
-// look finds the loopback interface, all addresses of this machine, and those that are ours from before.
-func (a *addresses) look() (netlink.Link, map[netip.Addr]bool, error) {
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		return nil, nil, fmt.Errorf("find the loopback interface: %w", err)
-	}
-	list, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
-	if err != nil {
-		return nil, nil, fmt.Errorf("list addresses: %w", err)
-	}
-	present := make(map[netip.Addr]bool, len(list))
-	if a.added == nil {
-		a.added = map[netip.Addr]bool{}
-	}
-	for _, l := range list {
-		addr, _ := netip.AddrFromSlice(l.IP)
-		addr = addr.Unmap()
-		present[addr] = true
-		if l.Label == label {
-			a.added[addr] = true
-		}
-	}
-	return lo, present, nil
 }
 
 // removeOthers takes away what was given and is not used any more.
 func (a *addresses) removeOthers(used map[netip.Addr]bool) error {
-	var errs []error
-	var lo netlink.Link
+	var gone []netip.Addr
 	for addr := range a.added {
-		if used[addr] {
-			continue
+		if !used[addr] {
+			gone = append(gone, addr)
 		}
-		if lo == nil {
-			var err error
-			if lo, err = netlink.LinkByName("lo"); err != nil {
-				return fmt.Errorf("find the loopback interface: %w", err)
-			}
-		}
-		if err := netlink.AddrDel(lo, ours(addr)); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("ask the kernel for routes: %w", err)
+	}
+	defer h.Close()
+	lo, err := h.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("find the loopback interface: %w", err)
+	}
+	var errs []error
+	for _, addr := range gone {
+		if err := h.RouteDel(ours(lo, addr)); err != nil && !errors.Is(err, unix.ESRCH) {
 			errs = append(errs, fmt.Errorf("remove address %v: %w", addr, err))
 			continue
 		}
@@ -99,14 +95,77 @@ func (a *addresses) removeOthers(used map[netip.Addr]bool) error {
 	return errors.Join(errs...)
 }
 
-// ours is an address as it is given to the loopback interface.
-func ours(addr netip.Addr) *netlink.Addr {
+// ours is the local route of an address.
+func ours(lo netlink.Link, addr netip.Addr) *netlink.Route {
 	bits := addr.BitLen()
-	out := &netlink.Addr{IPNet: &net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(bits, bits)}}
-	if addr.Is4() {
-		out.Label = label
-	} else {
-		out.Flags = unix.IFA_F_NODAD // nobody else on the loopback interface has it
+	return &netlink.Route{
+		LinkIndex: lo.Attrs().Index, Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL, Protocol: routeProtocol,
+		Scope: unix.RT_SCOPE_HOST, Dst: &net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(bits, bits)},
 	}
-	return out
+}
+
+// givenRoutes returns the addresses of the routes that are ours. The kernel is asked for the local table only: a
+// router's main table may have a million routes, and the library would ask for all.
+func givenRoutes() (map[netip.Addr]bool, error) {
+	s, err := nl.Subscribe(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("ask the kernel for routes: %w", err)
+	}
+	defer s.Close()
+	if err := unix.SetsockoptInt(s.GetFd(), unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1); err != nil {
+		return nil, fmt.Errorf("ask the kernel for routes: NETLINK_GET_STRICT_CHK: %w", err)
+	}
+	given := map[netip.Addr]bool{}
+	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+		messages, err := dumpGiven(s, family)
+		if family == unix.AF_INET6 && errors.Is(err, unix.ENOENT) {
+			break // this machine has no IPv6
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list local routes: %w", err)
+		}
+		for _, m := range messages {
+			if addr, ok := givenAddress(m); ok {
+				given[addr] = true
+			}
+		}
+	}
+	return given, nil
+}
+
+// dumpGiven asks for a family's routes, again if they changed meanwhile.
+func dumpGiven(s *nl.NetlinkSocket, family uint8) (messages [][]byte, err error) {
+	for range dumpsMax {
+		req := nl.NewNetlinkRequest(unix.RTM_GETROUTE, unix.NLM_F_DUMP)
+		req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}
+		req.AddData(&nl.RtMsg{RtMsg: unix.RtMsg{
+			Family: family, Table: unix.RT_TABLE_LOCAL, Protocol: routeProtocol, Type: unix.RTN_LOCAL,
+		}})
+		messages, err = req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWROUTE)
+		if !errors.Is(err, nl.ErrDumpInterrupted) {
+			return messages, err
+		}
+	}
+	return messages, err
+}
+
+// givenAddress reads the address of a route of ours.
+func givenAddress(m []byte) (netip.Addr, bool) {
+	if len(m) < unix.SizeofRtMsg {
+		return netip.Addr{}, false
+	}
+	head := nl.DeserializeRtMsg(m)
+	if head.Protocol != routeProtocol || head.Table != unix.RT_TABLE_LOCAL {
+		return netip.Addr{}, false
+	}
+	attributes, err := nl.ParseRouteAttr(m[unix.SizeofRtMsg:])
+	if err != nil {
+		return netip.Addr{}, false
+	}
+	for _, at := range attributes {
+		if at.Attr.Type == unix.RTA_DST {
+			return netip.AddrFromSlice(at.Value)
+		}
+	}
+	return netip.Addr{}, false
 }

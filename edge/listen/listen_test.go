@@ -321,18 +321,28 @@ func TestManageAddresses(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = ns.Do(func() error {
-		present := func() string {
-			list, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
-			if err != nil {
-				t.Fatal(err)
-			}
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		candidates := []string{"192.0.2.1", "198.51.100.1", "198.51.100.2", "203.0.113.9",
+			"2001:db8::1", "2001:db8::2", "2001:db8:1::9"}
+		present := func() string { // those that are this machine's own
 			all := []string{}
-			for _, a := range list {
-				if !a.IP.IsLoopback() {
-					all = append(all, a.IPNet.String())
+			for _, a := range candidates {
+				if routedHere(h, netip.MustParseAddr(a)) {
+					all = append(all, a)
 				}
 			}
 			return strings.Join(all, " ")
+		}
+		given := func() int {
+			all, err := givenRoutes()
+			if err != nil {
+				t.Error(err)
+			}
+			return len(all)
 		}
 		used := func(s ...string) map[netip.Addr]bool {
 			m := map[netip.Addr]bool{}
@@ -351,11 +361,23 @@ func TestManageAddresses(t *testing.T) {
 			}
 		}
 		var a, b addresses
-		step(&a, "192.0.2.1/24 198.51.100.1/32 2001:db8::1/128", "192.0.2.1", "198.51.100.1", "2001:db8::1")
-		step(&a, "192.0.2.1/24 198.51.100.1/32", "192.0.2.1", "198.51.100.1")
+		step(&a, "192.0.2.1 198.51.100.1 2001:db8::1", "192.0.2.1", "198.51.100.1", "2001:db8::1")
+		step(&a, "192.0.2.1 198.51.100.1", "192.0.2.1", "198.51.100.1")
 		// After a crash another process finds what was given, and takes away what it does not want.
-		step(&b, "192.0.2.1/24 198.51.100.2/32", "198.51.100.2")
-		step(&b, "192.0.2.1/24")
+		step(&b, "192.0.2.1 198.51.100.2 2001:db8::2", "198.51.100.2", "2001:db8::2")
+		step(&a, "192.0.2.1 2001:db8::1", "2001:db8::1")
+		step(&a, "192.0.2.1")
+		// Of prefixes that the operator gave to the machine nothing needs to be given, or is taken away.
+		for _, p := range []string{"203.0.113.0/24", "2001:db8:1::/64"} {
+			if err := ns.AddRoute(netns.Route{Dst: netip.MustParsePrefix(p), Local: true}); err != nil {
+				t.Error(err)
+			}
+		}
+		step(&b, "192.0.2.1 203.0.113.9 2001:db8:1::9", "203.0.113.9", "2001:db8:1::9")
+		if n := given(); n != 0 {
+			t.Errorf("%d routes were given beside whole prefixes", n)
+		}
+		step(&b, "192.0.2.1 203.0.113.9 2001:db8:1::9")
 		return nil
 	})
 	if err != nil {
