@@ -27,7 +27,7 @@ func (n *Node) drain(failed <-chan error) {
 	poll := time.NewTicker(drainPoll)
 	defer poll.Stop()
 	n.log.Info("draining", "flows", n.traffic.flows(), "at_most", n.cfg.DrainTimeout)
-	for n.traffic.flows() > 0 {
+	for n.traffic.busy() > 0 {
 		select {
 		case <-poll.C:
 			continue
@@ -40,5 +40,5 @@ func (n *Node) drain(failed <-chan error) {
 		}
 		return
 	}
-	n.log.Info("drained", "took", time.Since(began).Round(time.Millisecond))
+	n.log.Info("drained", "took", time.Since(began).Round(time.Millisecond), "silent_flows_ended", n.traffic.flows())
 }

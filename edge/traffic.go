@@ -150,7 +150,7 @@ func (n *Node) buildEdge(common backbone.Common) (err error) {
 	t.doors, err = listen.New(listen.Config{
 		HandleTCP: t.tcp.Handle, HandleUDP: t.udp.HandleUDP, ManageAddresses: n.cfg.ManageAddresses,
 		Dispatch: n.kernel.Dispatch(), Mark: n.kernel.MarkClient(),
-		Inherited: n.inherited, MaxSegment: n.cfg.ClientMSS,
+		Inherited: n.inherited, MaxSegment: n.cfg.ClientMSS, AcceptSockets: n.cfg.AcceptSockets,
 		Log: n.log.With("room", "listen"), Metrics: n.registry,
 	})
 	return err
@@ -287,6 +287,17 @@ func (t *traffic) open(bindings []listen.Binding, drained bool) {
 func (t *traffic) flows() int {
 	s := t.status()
 	return s.TCP + s.UDP + s.EndpointTCP + s.EndpointUDP
+}
+
+// busy returns the flows that a node which is about to end waits for. A flow of datagrams has no end that could be
+// seen; one that has been silent for a while is served as long as the node runs, but not waited for.
+func (t *traffic) busy() int {
+	tcp, udp := t.gateway.Busy(drainUDPQuiet)
+	if t.doors != nil {
+		tcp += t.tcp.Flows()
+		udp += t.udp.Busy(drainUDPQuiet)
+	}
+	return tcp + udp
 }
 
 // TrafficStatus is what a node carries.

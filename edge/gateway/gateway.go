@@ -179,6 +179,12 @@ func (g *Gateway) SetDraining(on bool) { g.draining.Store(on) }
 // Flows returns the numbers of TCP flows and UDP sessions.
 func (g *Gateway) Flows() (tcp, udp int) { return int(g.flows.Load()), g.sessions.len() }
 
+// Busy returns the numbers of TCP flows, and of UDP sessions in which a datagram passed a moment ago.
+func (g *Gateway) Busy(within time.Duration) (tcp, udp int) {
+	since := int64(g.now() - within)
+	return int(g.flows.Load()), len(g.sessions.which(func(s *session) bool { return s.last.Load() >= since }))
+}
+
 // Apply has the Gateway serve by a snapshot. Flows that are there stay with their endpoints; of UDP, those
 // whose endpoint is to be told of clients in another way are begun anew.
 func (g *Gateway) Apply(s *model.Snapshot) {

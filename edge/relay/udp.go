@@ -64,6 +64,12 @@ func (u *UDP) SetDraining(on bool) { u.drained.Store(on) }
 // Flows returns the number of flows.
 func (u *UDP) Flows() int { return int(u.admit.flows.Load()) }
 
+// Busy returns the number of flows in which a datagram passed a moment ago.
+func (u *UDP) Busy(within time.Duration) int {
+	since := int64(u.now() - within)
+	return len(u.which(func(s *udpSession) bool { return s.active.Load() >= since }))
+}
+
 // Tuples returns the flows that there are.
 func (u *UDP) Tuples() []flow.Tuple {
 	var all []flow.Tuple
