@@ -15,7 +15,7 @@ export BPF2GO_CC ?= clang-14
 export BPF2GO_CFLAGS := -O2 -g -Wall -Werror -I../include \
 	-idirafter /usr/include/x86_64-linux-gnu -idirafter /usr/include/aarch64-linux-gnu
 
-.PHONY: all build demo demo-bgp test test-unit test-root bench bench-dns bench-guard profile generate generate-bpf check-generated deps deps-demo deps-demo-bgp deps-bench clean help
+.PHONY: all build demo demo-bgp test test-unit test-root bench bench-dispatch bench-dns bench-guard profile generate generate-bpf check-generated deps deps-demo deps-demo-bgp deps-bench clean help
 
 all: build
 
@@ -56,6 +56,9 @@ test-root: build ## the worlds: scenario tests that start the built binaries (ro
 
 bench: deps-bench build ## measure beside the peers; results as JSON in bench-results/ (root)
 	@$(BIN)/nearcast-lab bench
+
+bench-dispatch: deps-bench build ## the kernel's dispatcher beside plain sockets and the packet filter, in one run (root)
+	@$(BIN)/nearcast-lab bench dispatch
 
 bench-dns: deps-bench ## DNS beside gdnsd and a stock server of the DNS library, in one run (two CPUs)
 	NEARCAST_BENCH_DNS=1 go test -count=1 -run 'TestBeside$$' ./edge/dns

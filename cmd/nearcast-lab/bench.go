@@ -36,7 +36,7 @@ drop, pass or answer, and what a flood of SYNs does to clients. The report is ke
 			return runBench(cmd, what, opt, profile, results)
 		},
 	}
-	cmd.AddCommand(benchAPICommand())
+	cmd.AddCommand(benchAPICommand(), benchDispatchCommand())
 	cmd.Flags().BoolVar(&opt.Quick, "quick", false, "fewer and shorter runs: to see that it works, not to quote")
 	cmd.Flags().StringVar(&opt.Only, "only", "", "measure only the kinds of load, or worlds, whose name contains this `text`")
 	cmd.Flags().IntVar(&opt.ClientWindow, "client-window", 0,

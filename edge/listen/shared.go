@@ -18,9 +18,9 @@ import (
 )
 
 // shared is the few sockets that the kernel's dispatcher brings everything to: for each family one or several for
-// TCP (see acceptSockets) and one a CPU for UDP, where each datagram is a system call's worth of work. They are bound to free ports of the loopback
-// addresses, which nobody uses: a connection keeps its original destination as its local address, and a
-// datagram tells its own.
+// TCP (see acceptSockets) and one a CPU for UDP, where each datagram is a system call's worth of work. They are bound
+// to free ports of the loopback addresses, which nobody uses: a connection keeps its original destination as its
+// local address, and a datagram tells its own.
 //
 // An answer leaves from a socket that is bound to what the datagram was addressed to; such sockets are opened
 // when they are needed. They receive nothing, since the program is asked before them.
@@ -188,9 +188,9 @@ func (s *Set) openAccepting(family dispatch.Family, at netip.AddrPort) (opened [
 // acceptSockets is how many sockets of a family accept connections, each with a queue and a goroutine of its own.
 // The program gives a SYN to that of the CPU which works on it.
 //
-// One is enough, and not slower than several (docs/BENCH.md), as long as the goroutine that empties it takes less
-// time a connection than all other CPUs take to carry them: a flow costs more than twenty times what accepting it
-// does.
+// One is enough, and not slower than several on two CPUs (docs/BENCH.md), as long as the goroutine that empties it
+// takes less time a connection than all other CPUs take to carry them. A new connection costs an edge ten times what
+// accepting it does, and more.
 func acceptSockets(wanted, cpus int) int {
 	if wanted == 0 {
 		wanted = (cpus + acceptorCPUs - 1) / acceptorCPUs

@@ -42,6 +42,8 @@ type Report struct {
 	Raw          []Raw      `json:"raw,omitempty"`
 	Filtered     []Filtered `json:"filtered,omitempty"`
 	Flooded      []Flooded  `json:"flooded,omitempty"`
+	// Dispatch is what the doors do.
+	Dispatch []DispatchRow `json:"dispatch,omitempty"`
 }
 
 // Machine is what a figure cannot be read without.

@@ -84,7 +84,7 @@ testbed/load:
 testbed/blast:           testbed/netns
 testbed/mmdb:
 testbed/world:           proto/* testbed/netns testbed/wan testbed/load
-testbed/bench:           testbed/netns testbed/wan testbed/load testbed/world testbed/blast bpf/guard
+testbed/bench:           proto/model bpf/dispatch bpf/guard edge/flow edge/udpio edge/listen testbed/netns testbed/wan testbed/load testbed/world testbed/blast
 testbed/tidy:
 testbed/scenario:
 cmd/nearcast-lab:        testbed/*
