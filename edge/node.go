@@ -21,6 +21,7 @@ import (
 	"github.com/nearcast/nearcast/edge/backbone"
 	"github.com/nearcast/nearcast/edge/clients"
 	"github.com/nearcast/nearcast/edge/flow"
+	"github.com/nearcast/nearcast/edge/handover"
 	"github.com/nearcast/nearcast/edge/kernel"
 	"github.com/nearcast/nearcast/edge/mesh"
 	"github.com/nearcast/nearcast/edge/probe"
@@ -173,6 +174,7 @@ func (n *Node) serve(ctx context.Context, parts *rooms) error {
 			return nil
 		case <-n.upgrades:
 		}
+		n.tell(handover.Reloading())
 		switch done, err := n.handOver(ctx, parts); {
 		case done:
 			n.retire(ctx, parts.failed)
@@ -181,6 +183,7 @@ func (n *Node) serve(ctx context.Context, parts *rooms) error {
 			return err
 		default:
 			n.log.Error("upgrade failed; this process goes on", "error", err)
+			n.tell("READY=1")
 		}
 	}
 }

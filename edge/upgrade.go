@@ -76,9 +76,7 @@ func (n *Node) handOver(ctx context.Context, parts *rooms) (bool, error) {
 		next.Kill()
 		return false, errors.Join(errHalfWay, err)
 	}
-	if err := handover.Notify(fmt.Sprintf("MAINPID=%d", next.PID())); err != nil {
-		n.log.Warn("the service manager does not know of the next process", "error", err)
-	}
+	n.tell(fmt.Sprintf("MAINPID=%d\nREADY=1", next.PID()))
 	n.holdFlows() // those that began meanwhile
 	if n.traffic.doors != nil {
 		n.traffic.doors.HandOver()
@@ -252,11 +250,20 @@ func (n *Node) prepared(ctx context.Context) error {
 // serving notes which process serves, for operators and the service manager.
 func (n *Node) serving() {
 	path := filepath.Join(n.cfg.DataDir, PIDFile)
-	if err := os.WriteFile(path, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644); err != nil {
+	err := os.WriteFile(path+".new", []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644)
+	if err == nil {
+		err = os.Rename(path+".new", path) // nobody reads half of it
+	}
+	if err != nil {
 		n.log.Warn("nearcast-edge upgrade will not find this process", "error", err)
 	}
-	if err := handover.Notify("READY=1"); err != nil {
-		n.log.Warn("the service manager was not told", "error", err)
+	n.tell("READY=1")
+}
+
+// tell tells the service manager of a state, if there is one.
+func (n *Node) tell(state string) {
+	if err := handover.Notify(state); err != nil {
+		n.log.Warn("the service manager was not told", "state", state, "error", err)
 	}
 }
 

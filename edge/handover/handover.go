@@ -276,7 +276,14 @@ func (p *Previous) Close() error {
 	return errors.Join(errs...)
 }
 
-// Notify tells the service manager of a state (sd_notify(3)), if there is one: READY=1, MAINPID=….
+// Reloading is the state of a service that will say that it is ready again: while an upgrade is under way.
+func Reloading() string {
+	var now unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) // a clock that every Linux has
+	return fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", now.Nano()/1000)
+}
+
+// Notify tells the service manager of a state (sd_notify(3)), if there is one: READY=1, MAINPID=…, several in lines.
 func Notify(state string) error {
 	path := os.Getenv("NOTIFY_SOCKET")
 	if path == "" {

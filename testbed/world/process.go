@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -30,6 +31,9 @@ const (
 type Process struct {
 	Name string
 	Log  string // path of its output
+
+	// Prepare changes the command before each Start: its user, its environment. nil: nothing is changed.
+	Prepare func(*exec.Cmd)
 
 	ns     *netns.NS
 	binary string
@@ -55,6 +59,9 @@ func (p *Process) Start() error {
 	}
 	cmd := p.ns.Cmd(context.Background(), p.binary, p.args...)
 	cmd.Stdout, cmd.Stderr = log, log
+	if p.Prepare != nil {
+		p.Prepare(cmd.Cmd)
+	}
 	if err := cmd.Start(); err != nil {
 		log.Close()
 		return fmt.Errorf("start %s: %w", p.Name, err)
