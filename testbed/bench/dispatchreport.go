@@ -22,8 +22,8 @@ func WriteDispatch(out io.Writer, rows []DispatchRow) error {
 	return firstError(err, tw.Flush())
 }
 
-// beside is the row of plain sockets that a row is compared with.
-func beside(rows []DispatchRow, r *DispatchRow) *DispatchRow {
+// plainBeside is the row of plain sockets that a row is compared with.
+func plainBeside(rows []DispatchRow, r *DispatchRow) *DispatchRow {
 	i := slices.IndexFunc(rows, func(x DispatchRow) bool {
 		return x.System == sysSockets && x.Listeners == max(1, r.Listeners) && x.UDP == r.UDP
 	})
@@ -52,7 +52,7 @@ func writeConnections(out io.Writer, rows []DispatchRow) {
 		"p99 µs\tfull p50\tfull p99\tfailed\t")
 	micro := func(s float64) string { return fmt.Sprintf("%.0f", s*1e6) }
 	for i := range rows {
-		r, p := &rows[i], beside(rows, &rows[i])
+		r, p := &rows[i], plainBeside(rows, &rows[i])
 		if r.UDP {
 			continue
 		}
@@ -66,7 +66,7 @@ func writeConnections(out io.Writer, rows []DispatchRow) {
 func writeDatagrams(out io.Writer, rows []DispatchRow) {
 	fmt.Fprintln(out, "UDP: listeners\tdoors\trate ×\tCPU ×\tpackets/s\tCPU µs\tserver's\t")
 	for i := range rows {
-		if r, p := &rows[i], beside(rows, &rows[i]); r.UDP {
+		if r, p := &rows[i], plainBeside(rows, &rows[i]); r.UDP {
 			fmt.Fprintf(out, "%s\t%s\t%s\t%s\t%.0f\t%.2f\t%.2f\t\n", manyListeners(r.Listeners), r.System,
 				timesOf(r.Rate, p.Rate), timesOf(r.CPU, p.CPU), r.Rate, r.CPU*1e6, r.ServerCPU*1e6)
 		}
