@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"path/filepath"
 	"strings"
@@ -59,6 +60,7 @@ type floodBench struct {
 	seconds time.Duration // of a phase
 	rounds  int
 	sink    *blast.Source // takes what is answered to forged sources
+	pass    io.Closer     // at the client's end of its cable
 	sent    int
 	flooded time.Duration
 }
@@ -106,6 +108,9 @@ func floodSystem(ctx context.Context, opt Options, system string) (f Flooded, er
 		if b.sink != nil {
 			err = firstError(err, b.sink.Close())
 		}
+		if b.pass != nil {
+			err = firstError(err, b.pass.Close())
+		}
 	}()
 	if err := b.prepare(); err != nil {
 		return f, err
@@ -135,9 +140,8 @@ func (b *floodBench) prepare() error {
 	if b.sink, err = blast.New(attacker, "cable1", b.stream); err != nil {
 		return err
 	}
-	// What a native program sends back over such a cable gets out only at an end that receives as a driver does.
-	if out, err := b.w.NS("client").Cmd(context.Background(), "ethtool", "-K", "cable0", "gro", "on").CombinedOutput(); err != nil {
-		return fmt.Errorf("ethtool: %w: %s", err, out)
+	if b.pass, err = blast.Pass(b.w.NS("client"), "cable0"); err != nil {
+		return err
 	}
 	return errors.Join(b.sink.Sink(attacker, "cable1"), edge.AddNeighbour("cable1", hop, from),
 		edge.AddRoute(netns.Route{Dst: netip.MustParsePrefix("32.0.0.0/3"), Dev: "cable1", Via: hop}),
