@@ -45,6 +45,9 @@ type Config struct {
 	// NewAdminToken gives the operator "admin" a new token at start, as after it was lost, and writes the
 	// context file anew.
 	NewAdminToken bool
+	// CountryDatabase are the files of a database that says which networks a country has (MMDB), for the guards of
+	// listeners. They are read again when they change. None: another controller may have one.
+	CountryDatabase []string
 	// StopTimeout is how long calls that run may take to end when the controller stops. 5 s.
 	StopTimeout time.Duration
 

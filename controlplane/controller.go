@@ -19,6 +19,7 @@ import (
 	"github.com/nearcast/nearcast/controlplane/access"
 	"github.com/nearcast/nearcast/controlplane/admin"
 	"github.com/nearcast/nearcast/controlplane/catalog"
+	"github.com/nearcast/nearcast/controlplane/countries"
 	"github.com/nearcast/nearcast/controlplane/enroll"
 	"github.com/nearcast/nearcast/controlplane/fleet"
 	"github.com/nearcast/nearcast/controlplane/series"
@@ -39,6 +40,7 @@ type Controller struct {
 	keys      *access.Keys
 	audit     *admin.Audit
 	series    *series.Series
+	countries *countries.Keeper
 
 	// Made by Run, once the store is there.
 	own     *identity.Credentials
@@ -80,7 +82,12 @@ func New(cfg Config) (*Controller, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.catalog, err = catalog.New(catalog.Config{Store: c.store, Cluster: cfg.Cluster,
+	c.countries, err = countries.New(countries.Config{Store: c.store, Files: cfg.CountryDatabase,
+		Log: c.log.With("room", "countries"), Metrics: c.registry})
+	if err != nil {
+		return nil, err
+	}
+	c.catalog, err = catalog.New(catalog.Config{Store: c.store, Cluster: cfg.Cluster, Countries: c.countries.Database,
 		Log: c.log.With("room", "catalog"), Metrics: c.registry})
 	if err != nil {
 		return nil, err
@@ -165,6 +172,7 @@ func (c *Controller) serve(ctx context.Context, id string, l, web, aws net.Liste
 		}
 		g.Go(func() error { return c.authority.Run(ctx, c.own) })
 		g.Go(func() error { return c.fleet.Run(ctx) })
+		g.Go(func() error { return c.countries.Run(ctx, id, c.catalog, c.fleet.Leading) })
 		g.Go(func() error { return c.audit.Run(ctx, c.fleet.Leading) })
 		g.Go(func() error { return c.keepRotating(ctx) })
 		g.Go(func() error { return c.series.Run(ctx, c.fleet.Leading) })
@@ -233,7 +241,8 @@ func (c *Controller) services() (*grpc.Server, error) {
 	}
 	administration, err := admin.New(admin.Config{Catalog: c.catalog, Fleet: c.fleet, Authority: c.authority,
 		Tokens: tokens, Operators: c.operators, Keys: c.keys, Audit: c.audit, Store: c.store,
-		Log: c.log.With("room", "admin")})
+		Countries: c.countries,
+		Log:       c.log.With("room", "admin")})
 	if err != nil {
 		return nil, err
 	}

@@ -31,11 +31,12 @@ const (
 	DropSource                  // the source is beyond its rate
 	DropListener                // the listener is beyond its rate
 	DropCookie                  // in a flood: an ACK that belongs to nothing and holds no valid cookie
+	DropCountry                 // by the country of the source
 	reasons
 )
 
 var reasonNames = [reasons]string{"foreign", "listener", "other", "answered", "malformed", "spoofed",
-	"fragment", "nobody", "denied", "source", "total", "cookie"}
+	"fragment", "nobody", "denied", "source", "total", "cookie", "country"}
 
 func (r Reason) String() string {
 	if r < reasons {

@@ -6,8 +6,8 @@
 //
 //	addresses (LPM trie)  destination → exclusive? fragments?
 //	prefixes, ranges      protocol, destination, port → listener (package ports)
-//	listeners (array)     listener → lists to allow and deny, rates
-//	lists (LPM trie)      source → bits of the lists it is on
+//	listeners (array)     listener → lists to allow and deny, countries to refuse, rates
+//	lists (LPM trie)      source → bits of the lists it is on, number of its country
 //	sources (LRU hash)    listener, source (/32 or /64) → bucket
 //	states (array)        listener → its buckets, when it last handed out cookies
 //	counts (per-CPU)      reason → packets, bytes
@@ -19,6 +19,9 @@
 // every listener. When the table of sources is full the least recently seen is forgotten and starts with a
 // full bucket: a flood from many forged sources is what Total and
 // Flood are for.
+//
+// Of a source's country the trie has one number, and each listener a bit for every number: which countries a
+// listener refuses can change without a write to the trie, however many networks they have.
 //
 // Beyond Flood the program answers SYNs itself, with the kernel's own cookies, while the listening socket's queue
 // is full: the helper makes them only then, and the socket takes the client's ACK only after that.

@@ -28,6 +28,17 @@ func testRules() Rules {
 				Name: "office", Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.7/32"), v6}, Proto: TCP,
 				Ports: []Ports{{22, 22}}, Allow: "good", Deny: "bad",
 			},
+			{Name: "abroad", Prefixes: []netip.Prefix{v4, v6}, Ports: []Ports{{9000, 9000}}, Proto: TCP, Deny: "bad",
+				DenyCountries: []string{"XX"}},
+			{Name: "home", Prefixes: []netip.Prefix{v4, v6}, Ports: []Ports{{9001, 9001}}, Proto: TCP, Allow: "guests",
+				Deny: "exiles", AllowCountries: []string{"HH", "II"}},
+			{Name: "guests", Prefixes: []netip.Prefix{v4, v6}, Ports: []Ports{{9002, 9002}}, Proto: TCP,
+				Allow: "guests", DenyCountries: []string{"XX"}},
+		},
+		Countries: map[string][]netip.Prefix{
+			"XX": {netip.MustParsePrefix("100.64.0.0/16"), netip.MustParsePrefix("2001:db8:1000::/36")},
+			"HH": {netip.MustParsePrefix("100.65.0.0/16"), netip.MustParsePrefix("2001:db8:2000::/36")},
+			"II": {netip.MustParsePrefix("100.65.9.0/24")},
 		},
 		Lists: map[string][]netip.Prefix{
 			"bad": {netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("2001:db8:bad::/48")},
@@ -35,6 +46,8 @@ func testRules() Rules {
 				netip.MustParsePrefix("203.0.112.0/23"), netip.MustParsePrefix("198.51.100.3/32"),
 				netip.MustParsePrefix("2001:db8::/32"),
 			},
+			"guests": {netip.MustParsePrefix("100.64.5.0/24"), netip.MustParsePrefix("2001:db8:1000:5::/64")},
+			"exiles": {netip.MustParsePrefix("100.65.128.0/17"), netip.MustParsePrefix("2001:db8:2000:5::/64")},
 		},
 	}
 }
@@ -87,12 +100,16 @@ func (g *Guard) run(tb testing.TB, frame []byte) (verdict uint32, why Reason, ou
 
 func at(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
 
-// fixtures are packets, and what becomes of them under testRules.
-var fixtures = []struct {
+// fixture is a packet, and what becomes of it under testRules.
+type fixture struct {
 	name string
 	packet
 	want Reason
-}{
+}
+
+var fixtures = slices.Concat(plainFixtures, countryFixtures)
+
+var plainFixtures = []fixture{
 	{"SYN", packet{src: at("198.51.100.1:9"), dst: at("192.0.2.7:80"), proto: TCP}, PassListener},
 	{"SYN with options", packet{src: at("198.51.100.1:9"), dst: at("192.0.2.7:443"), proto: TCP,
 		options: []byte{2, 4, 5, 0xb4, 4, 2, 1, 1}}, PassListener},
@@ -256,7 +273,7 @@ func TestDamagedPackets(t *testing.T) {
 		}
 	}
 	for _, r := range []Reason{PassForeign, PassListener, PassOther, DropMalformed, DropSpoofed, DropFragment,
-		DropNobody, DropDenied} {
+		DropNobody, DropDenied, DropCountry} {
 		if seen[r] < 20 {
 			t.Errorf("only %d packets were %v", seen[r], r)
 		}

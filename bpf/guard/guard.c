@@ -84,6 +84,23 @@ static __always_inline bool on_list(struct membership *m, __u16 number)
 	return m && m->lists[bit / 64 % LIST_WORDS] >> bit % 64 & 1;
 }
 
+/* What a listener's lists say to a source. Those of networks come first: who names a network means it. */
+static __always_inline int ask_lists(struct packet *p, struct listener *l)
+{
+	struct membership *m = bpf_map_lookup_elem(&lists, &p->source);
+	__u32 country = m ? m->country : 0;
+
+	if (l->deny && on_list(m, l->deny))
+		return DROP_DENIED;
+	if (l->allow && on_list(m, l->allow))
+		return PASS_LISTENER;
+	if (l->flags & LISTENER_COUNTRIES && l->refused[country / 64 % COUNTRY_WORDS] >> country % 64 & 1)
+		return DROP_COUNTRY;
+	if (l->allow && !(l->flags & LISTENER_ONLY_COUNTRIES))
+		return DROP_DENIED;
+	return PASS_LISTENER;
+}
+
 /* What a listener says to a packet that is for it. */
 static __always_inline int ask_listener(struct xdp_md *ctx, struct packet *p, __u32 index)
 {
@@ -96,11 +113,10 @@ static __always_inline int ask_listener(struct xdp_md *ctx, struct packet *p, __
 		return PASS_LISTENER;
 	if (p->fragment && l->flags & LISTENER_NO_FRAGMENTS)
 		return DROP_FRAGMENT;
-	if (l->allow | l->deny) {
-		struct membership *m = bpf_map_lookup_elem(&lists, &p->source);
-
-		if ((l->deny && on_list(m, l->deny)) || (l->allow && !on_list(m, l->allow)))
-			return DROP_DENIED;
+	if (l->allow | l->deny || l->flags & LISTENER_COUNTRIES) {
+		why = ask_lists(p, l);
+		if (why != PASS_LISTENER)
+			return why;
 	}
 	if (!(l->source.cost_ns | l->total.cost_ns | l->flood.cost_ns))
 		return PASS_LISTENER;

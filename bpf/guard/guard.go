@@ -74,8 +74,9 @@ type Guard struct {
 	table     *ports.Table
 	listeners names
 	lists     names
+	countries names
 	addresses map[netip.Prefix]uint32
-	listed    map[netip.Prefix]membership
+	listed    listed
 	links     xdp.Attachments
 }
 
@@ -85,7 +86,7 @@ func Load(cfg Config) (*Guard, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	g := &Guard{cfg: cfg, log: cfg.Log, addresses: map[netip.Prefix]uint32{}, listed: map[netip.Prefix]membership{}}
+	g := &Guard{cfg: cfg, log: cfg.Log, addresses: map[netip.Prefix]uint32{}}
 	if g.log == nil {
 		g.log = slog.New(slog.DiscardHandler)
 	}
@@ -114,6 +115,7 @@ func Load(cfg Config) (*Guard, error) {
 	}
 	g.listeners = names{numbers: map[string]uint32{}, max: spec.Maps["listeners"].MaxEntries}
 	g.lists = names{numbers: map[string]uint32{}, max: listsMax}
+	g.countries = names{numbers: map[string]uint32{}, max: countriesMax}
 	g.table, err = ports.Open(g.objs.Prefixes, g.objs.Ranges)
 	if err == nil {
 		err = g.objs.Control.Put(uint32(0), guardSettings{SampleEvery: uint32(cfg.SampleEvery),
@@ -156,13 +158,11 @@ func (g *Guard) Update(r Rules) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	// What others point to comes first: lists, then listeners, then ports, then addresses, which may be
-	// exclusive.
-	for name := range r.Lists {
-		if _, ok := g.lists.assign(name); !ok {
-			return fmt.Errorf("%w: old and new lists together are more than %d", ErrFull, g.lists.max)
-		}
+	// exclusive. Lists are taken away last, as listeners point to them until then.
+	if err := g.number(r); err != nil {
+		return err
 	}
-	if err := g.updateLists(r.Lists); err != nil {
+	if err := g.addLists(r); err != nil {
 		return err
 	}
 	rules, err := g.updateListeners(r.Listeners)
@@ -175,24 +175,39 @@ func (g *Guard) Update(r Rules) error {
 	if err := g.updateAddresses(r.Addresses); err != nil {
 		return err
 	}
+	if err := g.settleLists(r); err != nil {
+		return err
+	}
 	used := map[string]bool{}
 	for _, l := range r.Listeners {
 		used[l.Name] = true
 	}
 	g.listeners.keep(func(name string) bool { return used[name] })
 	g.lists.keep(func(name string) bool { _, ok := r.Lists[name]; return ok })
+	g.countries.keep(func(name string) bool { _, ok := r.Countries[name]; return ok })
 	return nil
 }
 
-func (g *Guard) updateLists(lists map[string][]netip.Prefix) error {
-	want := compileLists(lists, g.lists.numbers)
-	if room := int(g.objs.Lists.MaxEntries() / 2); len(want) > room {
-		return fmt.Errorf("%w: %d listed prefixes, and there is room for %d", ErrFull, len(want), room)
+// number gives lists and countries their numbers.
+func (g *Guard) number(r Rules) error {
+	for name := range r.Lists {
+		if _, ok := g.lists.assign(name); !ok {
+			return fmt.Errorf("%w: old and new lists together are more than %d", ErrFull, g.lists.max)
+		}
 	}
-	if err := syncTrie(g.objs.Lists, g.listed, want); err != nil {
-		return fmt.Errorf("write lists: %w", err)
+	for name := range r.Countries {
+		if _, ok := g.countries.assign(name); !ok {
+			return fmt.Errorf("%w: old and new countries together are more than %d", ErrFull, g.countries.max)
+		}
 	}
 	return nil
+}
+
+// Listed is how many source prefixes are on lists or of countries, and how many there is room for.
+func (g *Guard) Listed() (n, room int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.listed.in), int(g.objs.Lists.MaxEntries() / 2)
 }
 
 func (g *Guard) updateAddresses(addresses []Address) error {
@@ -253,6 +268,7 @@ func (g *Guard) updateListeners(listeners []Listener) ([]ports.Rule, error) {
 		if l.NoFragments {
 			value.Flags = listenerNoFragments
 		}
+		g.refuse(&value, &l)
 		if l.Allow != "" {
 			value.Allow = 1 + uint16(g.lists.numbers[l.Allow])
 		}
@@ -274,6 +290,25 @@ func (g *Guard) updateListeners(listeners []Listener) ([]ports.Rule, error) {
 		}
 	}
 	return rules, nil
+}
+
+// refuse notes the countries whose sources a listener drops. With allowed ones it is all others, and number 0.
+func (g *Guard) refuse(value *guardListener, l *Listener) {
+	if len(l.AllowCountries) > 0 {
+		value.Flags |= listenerCountries | listenerOnlyCountries
+		for i := range value.Refused {
+			value.Refused[i] = ^uint64(0)
+		}
+	}
+	for _, country := range l.AllowCountries {
+		n := 1 + g.countries.numbers[country]
+		value.Refused[n/64] &^= 1 << (n % 64)
+	}
+	for _, country := range l.DenyCountries {
+		n := 1 + g.countries.numbers[country]
+		value.Flags |= listenerCountries
+		value.Refused[n/64] |= 1 << (n % 64)
+	}
 }
 
 // Remove detaches what a Guard pinned below pinDir. It is no error if there is nothing.

@@ -40,18 +40,21 @@ type guardExtent struct {
 }
 
 type guardListener struct {
-	_      structs.HostLayout
-	Allow  uint16
-	Deny   uint16
-	Flags  uint32
-	Source guardRate
-	Total  guardRate
-	Flood  guardRate
+	_       structs.HostLayout
+	Allow   uint16
+	Deny    uint16
+	Flags   uint32
+	Source  guardRate
+	Total   guardRate
+	Flood   guardRate
+	Refused [4]uint64
 }
 
 type guardMembership struct {
-	_     structs.HostLayout
-	Lists [4]uint64
+	_       structs.HostLayout
+	Lists   [4]uint64
+	Country uint32
+	Zero    uint32
 }
 
 type guardPrefix struct {

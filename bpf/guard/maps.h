@@ -18,6 +18,7 @@ enum reason {
 	DROP_SOURCE,    /* the source is beyond its rate */
 	DROP_LISTENER,  /* the listener is beyond its rate */
 	DROP_COOKIE,    /* in a flood: an ACK that belongs to nothing and holds no valid cookie */
+	DROP_COUNTRY,   /* the source's country is one the listener denies, or none it allows */
 	REASONS,
 };
 
@@ -25,6 +26,8 @@ enum reason {
 #define ADDRESS_NO_FRAGMENTS 2
 
 #define LISTENER_NO_FRAGMENTS 1
+#define LISTENER_COUNTRIES 2      /* refused says something */
+#define LISTENER_ONLY_COUNTRIES 4 /* it allows countries: its allowed list is not the only way in */
 
 /* A rate as the generic cell rate algorithm has it: a token every cost_ns, and burst_ns of them saved up. */
 struct rate {
@@ -34,10 +37,14 @@ struct rate {
 
 #define LIST_WORDS 4
 
-/* The lists that a source is on, a bit each. */
+/* The lists that a source is on, a bit each, and the number of its country; 0: of none. */
 struct membership {
 	__u64 lists[LIST_WORDS];
+	__u32 country;
+	__u32 zero;
 };
+
+#define COUNTRY_WORDS 4
 
 struct listener {
 	__u16 allow; /* 1 + the list that a source has to be on; 0: all may */
@@ -46,6 +53,7 @@ struct listener {
 	struct rate source;
 	struct rate total;
 	struct rate flood; /* SYNs beyond it are answered with cookies */
+	__u64 refused[COUNTRY_WORDS]; /* a bit for each country, by number, whose sources are dropped */
 };
 
 /* What a listener remembers. Two CPUs may let one packet too many pass between them: cheaper than a lock. */
@@ -93,7 +101,8 @@ struct {
 	__type(value, __u32);
 } addresses SEC(".maps");
 
-/* Source prefixes to the lists they are on, with protocol 0; a narrower prefix has the wider one's as well. */
+/* Source prefixes to the lists they are on, with protocol 0; a narrower prefix has the wider one's as well, and its
+ * country unless it has one of its own. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);

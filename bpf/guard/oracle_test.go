@@ -1,7 +1,9 @@
 package guard
 
 import (
+	"maps"
 	"net/netip"
+	"slices"
 )
 
 // judgeSlowly says what should become of a packet under rules without rates: a second opinion, written from
@@ -58,10 +60,34 @@ func (l *Listener) admits(r *Rules, d *dissected) Reason {
 	switch {
 	case d.piece && l.NoFragments:
 		return DropFragment
-	case l.Deny != "" && on(l.Deny), l.Allow != "" && !on(l.Allow):
+	case l.Deny != "" && on(l.Deny):
+		return DropDenied
+	case l.Allow != "" && on(l.Allow):
+		return PassListener
+	}
+	country := r.countryOf(d.src)
+	switch {
+	case slices.Contains(l.DenyCountries, country):
+		return DropCountry
+	case len(l.AllowCountries) > 0 && !slices.Contains(l.AllowCountries, country):
+		return DropCountry
+	case l.Allow != "" && len(l.AllowCountries) == 0:
 		return DropDenied
 	}
 	return PassListener
+}
+
+// countryOf is the country of the narrowest prefix, and of equal ones the first in order.
+func (r *Rules) countryOf(a netip.Addr) (found string) {
+	bits := -1
+	for _, country := range slices.Sorted(maps.Keys(r.Countries)) {
+		for _, p := range r.Countries[country] {
+			if p.Contains(a) && p.Bits() > bits {
+				found, bits = country, p.Bits()
+			}
+		}
+	}
+	return found
 }
 
 // listenerFor finds the listener of the narrowest prefix that has the port.

@@ -1,7 +1,6 @@
 package guard
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -65,6 +64,11 @@ type Listener struct {
 	// list, if there is one.
 	Allow, Deny string
 
+	// Names of countries. The lists above come first: a source on the denied list is dropped and one on the
+	// allowed list passes, whatever its country. Then one from a denied country is dropped, and so is one that
+	// is not from an allowed country, if there are any; the allowed list then is not the only way in.
+	AllowCountries, DenyCountries []string
+
 	Source Rate // of one source: an IPv4 address or an IPv6 /64
 	Total  Rate // of all sources
 
@@ -80,6 +84,10 @@ type Rules struct {
 	Addresses []Address
 	Listeners []Listener
 	Lists     map[string][]netip.Prefix // by name; at most 256
+	// Countries are networks by the name of their country; at most 255. Of networks of several countries that
+	// overlap the narrower one counts, and of equal ones the one of the name that is first in order. Update
+	// keeps these and Lists' slices: they must not be altered. Those that come again are not looked at.
+	Countries map[string][]netip.Prefix
 }
 
 // Validate checks what can be checked without the kernel. Ports are checked when they are compiled.
@@ -92,10 +100,15 @@ func (r Rules) Validate() error {
 			return fmt.Errorf("address: %w", err)
 		}
 	}
-	for name, prefixes := range r.Lists {
-		for _, p := range prefixes {
-			if err := checkPrefix(p); err != nil {
-				return fmt.Errorf("list %s: %w", name, err)
+	if len(r.Countries) > countriesMax {
+		return fmt.Errorf("%d countries are more than %d", len(r.Countries), countriesMax)
+	}
+	for what, lists := range map[string]map[string][]netip.Prefix{"list": r.Lists, "country": r.Countries} {
+		for name, prefixes := range lists {
+			for _, p := range prefixes {
+				if err := checkPrefix(p); err != nil {
+					return fmt.Errorf("%s %s: %w", what, name, err)
+				}
 			}
 		}
 	}
@@ -113,6 +126,11 @@ func (r Rules) Validate() error {
 				return fmt.Errorf("listener %s: list %q does not exist", l.Name, list)
 			}
 		}
+		for _, country := range slices.Concat(l.AllowCountries, l.DenyCountries) {
+			if _, ok := r.Countries[country]; !ok {
+				return fmt.Errorf("listener %s: country %q does not exist", l.Name, country)
+			}
+		}
 	}
 	return nil
 }
@@ -123,51 +141,6 @@ func checkPrefix(p netip.Prefix) error {
 	}
 	return nil
 }
-
-// membership is a set of lists, a bit each.
-type membership = guardMembership
-
-func with(m membership, list uint32) membership {
-	m.Lists[list/64] |= 1 << (list % 64)
-	return m
-}
-
-func union(a, b membership) membership {
-	for i := range a.Lists {
-		a.Lists[i] |= b.Lists[i]
-	}
-	return a
-}
-
-// compileLists returns every listed prefix with its lists and those of wider prefixes.
-func compileLists(lists map[string][]netip.Prefix, number map[string]uint32) map[netip.Prefix]membership {
-	out := map[netip.Prefix]membership{}
-	for name, prefixes := range lists {
-		for _, p := range prefixes {
-			out[p] = with(out[p], number[name])
-		}
-	}
-	sorted := make([]netip.Prefix, 0, len(out))
-	for p := range out {
-		sorted = append(sorted, p)
-	}
-	slices.SortFunc(sorted, func(a, b netip.Prefix) int {
-		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
-	})
-	var outer []netip.Prefix // those that cover the next one, widest first
-	for _, p := range sorted {
-		for len(outer) > 0 && !covers(outer[len(outer)-1], p) {
-			outer = outer[:len(outer)-1]
-		}
-		if len(outer) > 0 {
-			out[p] = union(out[p], out[outer[len(outer)-1]])
-		}
-		outer = append(outer, p)
-	}
-	return out
-}
-
-func covers(wide, p netip.Prefix) bool { return wide.Bits() <= p.Bits() && wide.Contains(p.Addr()) }
 
 // names gives numbers to names, keeps them while the names are in use, and reuses them afterwards.
 type names struct {

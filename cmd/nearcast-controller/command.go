@@ -24,6 +24,7 @@ type options struct {
 	newAdminToken              bool
 	logLevel, logFormat        string
 	awsListen, awsCert, awsKey string
+	countryDatabase            []string
 
 	endpoints                       []string
 	etcdName, etcdInitialCluster    string
@@ -59,6 +60,9 @@ const examples = `  # One controller with its own store:
   nearcast-controller --cluster prod --data-dir /var/lib/nearcast --advertise ctl1.example.com:7443 \
     --etcd-endpoints https://etcd1:2379,https://etcd2:2379 \
     --etcd-cert client.pem --etcd-key client.key --etcd-ca ca.pem
+
+  # Listeners may deny and allow countries:
+  nearcast-controller --config /etc/nearcast/controller.yaml --country-database /var/lib/nearcast/country.mmdb
 
   # The administrator's token was lost:
   nearcast-controller --config /etc/nearcast/controller.yaml --new-admin-token`
@@ -118,6 +122,9 @@ func (o *options) flags(f *pflag.FlagSet) {
 		"`host:port` for AWS clients, which ask it as they ask Global Accelerator; empty: none")
 	f.StringVar(&o.awsCert, "aws-cert", "", "`file`: certificate of --aws-listen; none: plain HTTP")
 	f.StringVar(&o.awsKey, "aws-key", "", "`file`: its private key")
+	f.StringSliceVar(&o.countryDatabase, "country-database", nil,
+		"`files` of a country database (MMDB, of countries or cities) for --allow-countries and --deny-countries of "+
+			"listeners; read again when they change")
 	f.BoolVar(&o.newAdminToken, "new-admin-token", false, `give the operator "admin" a new token at start`)
 	f.StringSliceVar(&o.endpoints, "etcd-endpoints", nil,
 		"`URLs` of an external etcd; none: the store runs in this process")
@@ -148,7 +155,8 @@ func (o *options) build() (controlplane.Config, error) {
 	cfg := controlplane.Config{
 		Cluster: o.cluster, DataDir: o.dataDir, ID: o.id, Listen: o.listen, Advertise: o.advertise,
 		AWSListen: o.awsListen, AWSTLS: controlplane.TLSFiles{Cert: o.awsCert, Key: o.awsKey},
-		MetricsListen: o.metrics, NewAdminToken: o.newAdminToken, Version: version,
+		CountryDatabase: o.countryDatabase,
+		MetricsListen:   o.metrics, NewAdminToken: o.newAdminToken, Version: version,
 		Store: controlplane.StoreConfig{
 			Name: o.etcdName, PeerListen: o.peerListen, PeerAdvertise: o.peerAdvertise,
 			ClientListen: o.clientListen, Endpoints: o.endpoints, InsecurePeers: o.insecurePeers,

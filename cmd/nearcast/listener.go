@@ -46,6 +46,7 @@ var listenerFields = map[string]string{
 	"max-flows-per-source": "max_flows_per_source",
 	"allow-from":           "guard.allow_networks", "deny-from": "guard.deny_networks",
 	"source-rate": "guard.source_rate", "total-rate": "guard.total_rate", "syn-cookies-above": "guard.syn_rate",
+	"allow-countries": "guard.allow_countries", "deny-countries": "guard.deny_countries",
 	"drop-fragments": "guard.drop_fragments", "max-amplification": "guard.max_amplification",
 }
 
@@ -69,6 +70,10 @@ func (v *listenerFlags) add(cmd *cobra.Command) {
 func (v *listenerFlags) addGuard(f *pflag.FlagSet) {
 	f.StringSliceVar(&v.guard.AllowNetworks, "allow-from", nil, "drop what is not from these `networks`; '' is any")
 	f.StringSliceVar(&v.guard.DenyNetworks, "deny-from", nil, "drop what is from these `networks`; '' is none")
+	f.StringSliceVar(&v.guard.AllowCountries, "allow-countries", nil,
+		"drop what is neither from these countries (`codes` of ISO 3166-1, like DE,AT) nor --allow-from; '' is any")
+	f.StringSliceVar(&v.guard.DenyCountries, "deny-countries", nil,
+		"drop what is from these countries (`codes`) and not --allow-from; '' is none")
 	const rate = "; `RATE[/BURST]`, 0 is no limit"
 	f.StringVar(&v.rates.source, "source-rate", "", "most new flows and UDP packets a second of one source, on a node"+rate)
 	f.StringVar(&v.rates.total, "total-rate", "", "the same of all sources"+rate)
@@ -169,7 +174,9 @@ func (c *cli) listenerUpdate() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "update LISTENER", Aliases: []string{"set"}, Short: "Change a listener; what is not said stays",
 		Example: "  nearcast listener update web:443 --ports 443,8443\n" +
-			"  nearcast listener update web:443 --tcp-idle-timeout 1h --wait",
+			"  nearcast listener update web:443 --tcp-idle-timeout 1h --wait\n" +
+			"  nearcast listener update web:443 --deny-countries KP,RU\n" +
+			"  nearcast listener update web:443 --allow-countries DE,AT,CH --allow-from 203.0.113.0/24",
 		Args: exactly("LISTENER"), ValidArgsFunction: first(c.completeListeners()),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			mask := changed(cmd, listenerFields)

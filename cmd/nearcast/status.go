@@ -53,13 +53,17 @@ func (c *cli) statusPage(p *page, st *pb.StatusResponse) {
 		}
 	}
 	p.heading("%s", "Overview")
-	p.rows([][]string{
+	overview := [][]string{
 		{"revision", fmt.Sprintf("%d  (%.8x)", st.GetRevision(), st.GetHash())},
 		{"controllers", controllersText(st.GetControllers())},
 		{"nodes", nodesText(st.GetNodes())},
 		{"accelerators", acceleratorsText(st)},
 		{"endpoints", endpointsText(st)},
-	})
+	}
+	if st.GetCountries() != nil {
+		overview = append(overview, []string{"countries", countriesText(st.GetCountries())})
+	}
+	p.rows(overview)
 	nodes := slices.Clone(st.GetNodes())
 	slices.SortStableFunc(nodes, func(a, b *pb.Node) int { return trouble(b) - trouble(a) })
 	if len(nodes) > 0 {
@@ -148,6 +152,27 @@ func endpointsText(st *pb.StatusResponse) string {
 		text += fmt.Sprintf(", %d not judged yet", n)
 	}
 	return text
+}
+
+// countriesText says which countries listeners name, and how old what is known of them is.
+func countriesText(st *pb.CountryStatus) string {
+	text := "none named"
+	if used := st.GetUsed(); len(used) > 0 {
+		var words []string
+		for _, u := range used {
+			word := fmt.Sprintf("%s (%d networks)", u.GetCountry(), u.GetNetworks())
+			if u.GetSource() == nil {
+				word = u.GetCountry() + " (no list)"
+			}
+			words = append(words, word)
+		}
+		text = strings.Join(words, ", ")
+	}
+	if d := st.GetDatabase(); d != nil {
+		return fmt.Sprintf("%s; database %s of %s, controller %s", text, d.GetSource().GetType(),
+			d.GetSource().GetBuilt().AsTime().UTC().Format("2006-01-02"), d.GetSource().GetController())
+	}
+	return text + "; no country database"
 }
 
 func (c *cli) healthCommand() *cobra.Command {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/nearcast/nearcast/controlplane/access"
 	"github.com/nearcast/nearcast/controlplane/catalog"
+	"github.com/nearcast/nearcast/controlplane/countries"
 	"github.com/nearcast/nearcast/controlplane/enroll"
 	"github.com/nearcast/nearcast/controlplane/fleet"
 	"github.com/nearcast/nearcast/controlplane/store"
@@ -22,6 +23,7 @@ type Config struct {
 	Keys      *access.Keys
 	Audit     *Audit
 	Store     *store.Store // asked for its health only
+	Countries *countries.Keeper
 
 	Log *slog.Logger // nil: discarded
 }
@@ -29,8 +31,8 @@ type Config struct {
 // Validate reports what is missing.
 func (c Config) Validate() error {
 	if c.Catalog == nil || c.Fleet == nil || c.Authority == nil || c.Tokens == nil || c.Operators == nil ||
-		c.Keys == nil || c.Audit == nil || c.Store == nil {
-		return errors.New("admin: Catalog, Fleet, Authority, Tokens, Operators, Keys, Audit and Store must be set")
+		c.Keys == nil || c.Audit == nil || c.Store == nil || c.Countries == nil {
+		return errors.New("admin: Catalog, Fleet, Authority, Tokens, Operators, Keys, Audit, Store and Countries must be set")
 	}
 	return nil
 }

@@ -31,7 +31,7 @@ func (s *service) ListPaths(ctx context.Context, req *v1.ListRequest) (*v1.ListP
 	return &v1.ListPathsResponse{Nodes: page, NextPageToken: next}, err
 }
 
-// GetSnapshot leaves out all secrets: they are the nodes', not the operators'.
+// GetSnapshot leaves out all secrets: they are the nodes', not the operators'; and the countries' networks.
 func (s *service) GetSnapshot(context.Context, *emptypb.Empty) (*v1.Snapshot, error) {
 	snap := s.cfg.Fleet.Published().Snapshot
 	if snap == nil {
@@ -46,6 +46,9 @@ func (s *service) GetSnapshot(context.Context, *emptypb.Empty) (*v1.Snapshot, er
 		for _, k := range z.Keys {
 			k.PrivateKey = nil
 		}
+	}
+	for _, l := range out.GetCountryLists() {
+		l.Networks = nil // megabytes that nobody reads
 	}
 	return out, nil
 }
@@ -93,6 +96,8 @@ func (s *service) GetStatus(ctx context.Context, _ *emptypb.Empty) (*v1.StatusRe
 	w.configuration()
 	w.rejections()
 	w.groups(health)
+	used, troubles := s.cfg.Countries.Status(w.now)
+	resp.Countries, w.list = used, append(w.list, troubles...)
 	w.condition()
 	w.announcements(s.cfg.Fleet.Announcements(""))
 	w.certificates(s.cfg.Authority.Roots())

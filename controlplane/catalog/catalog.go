@@ -31,6 +31,9 @@ type Config struct {
 	// Debounce is how long Watch waits for more changes before it tells them. Default 20 ms: what one
 	// `nearcast apply` does arrives as few snapshots, and a lone change is hardly delayed.
 	Debounce time.Duration
+	// Countries says what the cluster's country database has; nil if there is none, and whether that is known.
+	// nil: countries in guards are not compared with it.
+	Countries func() (d *model.CountryDatabase, known bool)
 
 	Log     *slog.Logger          // nil: discard
 	Metrics prometheus.Registerer // nil: not registered

@@ -61,8 +61,9 @@ const (
 	ReasonInUse               Reason = "InUse"
 	ReasonForbiddenEndpoint   Reason = "ForbiddenEndpoint"
 	ReasonRevision            Reason = "Revision"
-	ReasonWrongType           Reason = "WrongType" // standard where custom routing is needed, or the other way
-	ReasonNoPorts             Reason = "NoPorts"   // a listener has too few free ports for a subnet
+	ReasonWrongType           Reason = "WrongType"         // standard where custom routing is needed, or the other way
+	ReasonNoPorts             Reason = "NoPorts"           // a listener has too few free ports for a subnet
+	ReasonNoCountries         Reason = "NoCountryDatabase" // nothing says what networks a country has
 	ReasonContention          Reason = "Contention"
 	ReasonGuard               Reason = "Guard" // Options.Force would allow it
 	ReasonLimit               Reason = "LimitExceeded"

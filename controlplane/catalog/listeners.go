@@ -48,7 +48,10 @@ func (c *Catalog) CreateListener(ctx context.Context, l model.Listener, o Option
 			return limit("listeners_per_accelerator_max", s.ListenersPerAcceleratorMax, "listeners of an accelerator")
 		}
 		l.ID = id
-		return ch.putListener(l)
+		if err := ch.putListener(l); err != nil {
+			return err
+		}
+		return c.checkCountries(ch, nil, &l)
 	})
 	if err != nil {
 		return model.Listener{}, err
@@ -93,7 +96,10 @@ func (c *Catalog) UpdateListener(ctx context.Context, id model.ListenerID, o Opt
 		if err := ch.checkRangesKept(before, &l); err != nil {
 			return err
 		}
-		return ch.putListener(l)
+		if err := ch.putListener(l); err != nil {
+			return err
+		}
+		return c.checkCountries(ch, before, &l)
 	})
 	if err != nil {
 		return model.Listener{}, err

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nearcast/nearcast/controlplane/catalog"
+	"github.com/nearcast/nearcast/controlplane/countries"
 	"github.com/nearcast/nearcast/controlplane/health"
 	"github.com/nearcast/nearcast/controlplane/snapshot"
 	"github.com/nearcast/nearcast/controlplane/store"
@@ -29,6 +30,7 @@ type Published struct {
 	Since time.Time
 
 	verdictsRevision uint64
+	countries        countries.Set
 	nodes            map[model.NodeID]*model.Node
 	next             chan struct{} // closed when there is a newer one
 }
@@ -103,18 +105,27 @@ func (f *Fleet) watchVerdicts(ctx context.Context) error {
 	})
 }
 
+// watchCountries is watchVerdicts for lists of countries.
+func (f *Fleet) watchCountries(ctx context.Context) error {
+	return f.cfg.Store.Watch(ctx, countries.RevisionKey, 0, func(store.Update) error {
+		f.trigger()
+		return nil
+	})
+}
+
 // refresh reads the configuration and publishes it, if it has changed.
 func (f *Fleet) refresh(ctx context.Context) (changed bool, err error) {
-	state, verdicts, err := f.read(ctx)
+	old := f.published.Load()
+	state, verdicts, lists, err := f.read(ctx, old.countries)
 	if err != nil {
 		return false, err
 	}
-	old := f.published.Load()
-	if old.State != nil && old.State.Revision == state.Revision && old.verdictsRevision == verdicts.revision {
+	if old.State != nil && old.State.Revision == state.Revision && old.verdictsRevision == verdicts.revision &&
+		old.countries.Revision == lists.Revision {
 		return false, nil
 	}
 	p := &Published{
-		State: state, Verdicts: verdicts.verdicts, verdictsRevision: verdicts.revision,
+		State: state, Verdicts: verdicts.verdicts, verdictsRevision: verdicts.revision, countries: lists,
 		Snapshot: old.Snapshot, Bytes: old.Bytes, Hash: old.Hash, Since: old.Since,
 		nodes: make(map[model.NodeID]*model.Node, len(state.Nodes)),
 		next:  make(chan struct{}),
@@ -122,7 +133,7 @@ func (f *Fleet) refresh(ctx context.Context) (changed bool, err error) {
 	for i := range state.Nodes {
 		p.nodes[state.Nodes[i].ID] = &state.Nodes[i]
 	}
-	p.build(max(state.Revision, verdicts.revision))
+	p.build(max(state.Revision, verdicts.revision, lists.Revision))
 	if p.Err != nil {
 		f.metrics.buildErrors.Inc()
 		f.log.Error("the configuration makes no snapshot; nodes keep what they have",
@@ -138,7 +149,7 @@ func (f *Fleet) refresh(ctx context.Context) (changed bool, err error) {
 
 // build compiles p.State, or leaves the snapshot that p has and says why.
 func (p *Published) build(revision uint64) {
-	snap, err := snapshot.Build(p.State, p.Verdicts, revision)
+	snap, err := snapshot.Build(p.State, p.Verdicts, p.countries.Lists, revision)
 	if err != nil {
 		p.Err = err
 		return
@@ -153,29 +164,40 @@ func (p *Published) build(revision uint64) {
 
 var errBusy = errors.New("the configuration changes faster than it can be read")
 
-// read returns the configuration and the verdicts as they were at one moment. Otherwise two
-// controllers that see changes in different orders could give different contents the same number.
-func (f *Fleet) read(ctx context.Context) (*catalog.State, verdictSet, error) {
+// read returns the configuration, the verdicts and the countries' lists as they were at one moment: the verdicts
+// are read while the others stay as they are. Otherwise two controllers that see changes in different orders could
+// give different contents the same number.
+func (f *Fleet) read(ctx context.Context, lists countries.Set) (*catalog.State, verdictSet, countries.Set, error) {
+	fail := func(what string, err error) (*catalog.State, verdictSet, countries.Set, error) {
+		return nil, verdictSet{}, lists, fmt.Errorf("%s: %w", what, err)
+	}
 	before, err := f.cfg.Catalog.Load(ctx)
 	if err != nil {
-		return nil, verdictSet{}, fmt.Errorf("load the catalog: %w", err)
+		return fail("load the catalog", err)
 	}
 	for range readTries {
+		if lists, err = countries.Read(ctx, f.cfg.Store, lists); err != nil {
+			return fail("read the lists of countries", err)
+		}
 		page, err := f.cfg.Store.List(ctx, verdictsPrefix, store.ListOptions{})
 		if err != nil {
-			return nil, verdictSet{}, fmt.Errorf("list verdicts: %w", err)
+			return fail("list verdicts", err)
 		}
 		after, err := f.cfg.Catalog.Load(ctx)
 		if err != nil {
-			return nil, verdictSet{}, fmt.Errorf("load the catalog: %w", err)
+			return fail("load the catalog", err)
 		}
-		if after.Revision == before.Revision {
+		revision, err := countries.Revision(ctx, f.cfg.Store)
+		if err != nil {
+			return fail("read the lists of countries", err)
+		}
+		if after.Revision == before.Revision && revision == lists.Revision {
 			set, err := readVerdicts(page.Items)
-			return after, set, err
+			return after, set, lists, err
 		}
 		before = after
 	}
-	return nil, verdictSet{}, errBusy
+	return fail("read", errBusy)
 }
 
 // jitter returns d moved by up to a part of itself, so that a fleet does not act in step.

@@ -1,8 +1,9 @@
 // Package fleet answers: what has each node been told, and what does it say?
 //
 //	catalog ─┐ triggers                         ┌→ Sync stream → node
-//	verdicts ┴→ compile (debounced) → published ┼→ Sync stream → node     (a controller has many)
-//	                                            └→ Sync stream → node
+//	verdicts ┼→ compile (debounced) → published ┼→ Sync stream → node     (a controller has many)
+//	lists of ┘                                  └→ Sync stream → node
+//	countries
 //	node → Sync stream → session → store (records: applied revision, health, paths) → mirror
 //	mirror → the leader's health.Board → verdicts in the store → compile of every controller
 //

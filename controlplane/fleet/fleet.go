@@ -117,6 +117,7 @@ func (f *Fleet) Run(ctx context.Context) error {
 	g.Go(func() error { return f.compile(ctx) })
 	g.Go(func() error { return f.watchCatalog(ctx) })
 	g.Go(func() error { return f.watchVerdicts(ctx) })
+	g.Go(func() error { return f.watchCountries(ctx) })
 	g.Go(func() error { return f.shareClients(ctx) })
 	g.Go(func() error { return f.campaign(ctx) })
 	// The presence outlives the streams, which say goodbye through it.

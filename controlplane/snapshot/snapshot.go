@@ -17,9 +17,10 @@ import (
 // snapshot, byte for byte, at every controller. The snapshot has passed Consistent; an error means that
 // the State breaks a rule that the catalog should have kept, and that nothing must be sent.
 //
-// Left out is what no node acts on: tags, times, who is revoked. An endpoint without a verdict is
-// HealthInitial.
-func Build(s *catalog.State, verdicts map[health.Key]health.Verdict, revision uint64) (*model.Snapshot, error) {
+// Left out is what no node acts on: tags, times, who is revoked, lists of countries that no guard names. An
+// endpoint without a verdict is HealthInitial.
+func Build(s *catalog.State, verdicts map[health.Key]health.Verdict, lists map[model.CountryCode][]byte,
+	revision uint64) (*model.Snapshot, error) {
 	snap := &model.Snapshot{
 		Revision:              revision,
 		Cluster:               s.Cluster,
@@ -40,6 +41,7 @@ func Build(s *catalog.State, verdicts map[health.Key]health.Verdict, revision ui
 		Steering:              s.Steering,
 		DNSSuffix:             strings.ToLower(strings.TrimSuffix(s.Settings.DNSSuffix, ".")),
 		CookieSecrets:         s.Cookies,
+		CountryLists:          named(s.Listeners, lists),
 	}
 	snap.Nodes = slices.DeleteFunc(snap.Nodes, func(n model.Node) bool { return n.State == model.NodeRevoked })
 	for i := range snap.Accelerators {
@@ -68,6 +70,22 @@ func Build(s *catalog.State, verdicts map[health.Key]health.Verdict, revision ui
 		return nil, fmt.Errorf("snapshot %d is not consistent: %w", revision, err)
 	}
 	return snap, nil
+}
+
+// named returns the lists of the countries that guards name. Those that are too many are left out, like those that
+// are not there: a node notes that and does without, which is better than no configuration.
+func named(listeners []model.Listener, lists map[model.CountryCode][]byte) (all []model.CountryList) {
+	total := 0
+	for _, code := range model.NamedCountries(listeners) {
+		networks, there := lists[code]
+		n, err := model.CountNetworks(networks)
+		if !there || err != nil || total+n > model.CountryNetworksMax {
+			continue
+		}
+		total += n
+		all = append(all, model.CountryList{Country: code, Networks: networks})
+	}
+	return all
 }
 
 // judged returns a copy of a group's endpoints with their verdicts.

@@ -137,7 +137,7 @@ func TestGolden(t *testing.T) {
 		t.Run(filepath.Base(path), func(t *testing.T) {
 			s, verdicts, revision := read(t, path)
 			before, _, _ := read(t, path)
-			snap, err := Build(s, verdicts, revision)
+			snap, err := Build(s, verdicts, nil, revision)
 			got := render(t, snap, err)
 			golden := strings.TrimSuffix(path, ".in.json") + ".out"
 			if *rewrite {
@@ -157,7 +157,7 @@ func TestGolden(t *testing.T) {
 			}
 			for seed := range uint64(5) {
 				shuffle(s, seed)
-				snap, err := Build(s, verdicts, revision)
+				snap, err := Build(s, verdicts, nil, revision)
 				if err == nil && render(t, snap, err) != got {
 					t.Errorf("in another order it is\n%s", render(t, snap, err))
 				}
@@ -232,7 +232,7 @@ func BenchmarkBuild1000(b *testing.B) {
 	b.ReportAllocs()
 	var bytes int
 	for b.Loop() {
-		snap, err := Build(s, verdicts, 1)
+		snap, err := Build(s, verdicts, nil, 1)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -243,4 +243,38 @@ func BenchmarkBuild1000(b *testing.B) {
 		bytes = len(encoded)
 	}
 	b.ReportMetric(float64(bytes), "snapshot-bytes")
+}
+
+func TestCountryLists(t *testing.T) {
+	s := large(2)
+	s.Listeners[0].Guard.DenyCountries = []model.CountryCode{"DE", "KP"}
+	s.Listeners[1].Guard.AllowCountries = []model.CountryCode{"AT", "DE", "XK"}
+	pack := func(networks ...string) []byte {
+		var all []netip.Prefix
+		for _, n := range networks {
+			all = append(all, netip.MustParsePrefix(n))
+		}
+		return model.PackNetworks(all)
+	}
+	lists := map[model.CountryCode][]byte{"DE": pack("10.0.0.0/8"), "AT": pack("11.0.0.0/8", "2001:db8::/32"),
+		"FR": pack("12.0.0.0/8"), "KP": nil, "XK": {9, 9, 9}}
+	snap, err := Build(s, nil, lists, 7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, l := range snap.CountryLists {
+		got = append(got, string(l.Country))
+	}
+	if strings.Join(got, " ") != "AT DE KP" { // XK cannot be read, FR is not named
+		t.Errorf("lists of %v", got)
+	}
+	encoded, _, err := model.EncodeSnapshot(snap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	back, err := model.DecodeSnapshot(encoded)
+	if err != nil || len(back.CountryLists) != 3 || !reflect.DeepEqual(back.CountryList("AT").Networks, lists["AT"]) {
+		t.Errorf("came back as %v, %v", back, err)
+	}
 }

@@ -53,7 +53,12 @@ func (p *Programs) loadGuard() (err error) {
 // GuardRules are what a node's guard has to do for a snapshot. An address is exclusive if it comes from an
 // anycast pool: nothing else of the machine lives there.
 func GuardRules(s *model.Snapshot, self model.NodeID) guard.Rules {
-	r := guard.Rules{Lists: map[string][]netip.Prefix{}}
+	return countryLists{}.unpack(s, self).rules(s, self)
+}
+
+// rules is GuardRules with lists that are unpacked already.
+func (lists countryLists) rules(s *model.Snapshot, self model.NodeID) guard.Rules {
+	r := guard.Rules{Lists: map[string][]netip.Prefix{}, Countries: map[string][]netip.Prefix{}}
 	addresses := map[netip.Addr]guard.Address{}
 	for i := range s.Listeners {
 		l := &s.Listeners[i]
@@ -71,7 +76,10 @@ func GuardRules(s *model.Snapshot, self model.NodeID) guard.Rules {
 				NoFragments: l.Guard.DropFragments && (old.NoFragments || !known),
 			}
 		}
-		r.Listeners = append(r.Listeners, guardListeners(l, prefixes, r.Lists)...)
+		for _, g := range guardListeners(l, prefixes, r.Lists) {
+			lists.enter(l, &g, r.Countries)
+			r.Listeners = append(r.Listeners, g)
+		}
 	}
 	for _, a := range addresses {
 		r.Addresses = append(r.Addresses, a)

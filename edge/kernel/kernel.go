@@ -70,7 +70,7 @@ var costs = map[Name]string{
 		"a few round trips between client and edge more each",
 	Balance: "when the router in front of a site spreads flows anew, because a node came or went, flows whose node " +
 		"changes are reset",
-	Guard: "listeners' networks, rates, fragments and SYN cookies are not enforced, and floods reach the " +
+	Guard: "listeners' networks, countries, rates, fragments and SYN cookies are not enforced, and floods reach the " +
 		"network stack",
 }
 
@@ -152,6 +152,9 @@ type Programs struct {
 	closed bool
 	// wanted says that listeners ask for what only the guard does.
 	wanted bool
+	// countries are the lists of the snapshot, and unlisted those that it names and does not have.
+	countries countryLists
+	unlisted  []model.CountryCode
 }
 
 // New loads and attaches the programs. It fails for one that is On and cannot be had.
@@ -261,7 +264,9 @@ func (p *Programs) Apply(s *model.Snapshot) error {
 	if p.guard == nil {
 		return nil
 	}
-	if err := p.guard.Update(GuardRules(s, p.cfg.Self)); err != nil {
+	p.countries = p.countries.unpack(s, p.cfg.Self)
+	p.unlisted = p.countries.missing(s, p.cfg.Self)
+	if err := p.guard.Update(p.countries.rules(s, p.cfg.Self)); err != nil {
 		return fmt.Errorf("guard: %w", err)
 	}
 	return nil
@@ -331,8 +336,12 @@ func (p *Programs) Notes() []string {
 	unneeded := map[Name]bool{
 		Guard: len(p.cfg.GuardInterfaces) == 0 && !p.wanted, Balance: len(p.cfg.BalanceInterfaces) == 0,
 	}
+	unlisted := p.unlisted
 	p.mu.Unlock()
 	var notes []string
+	if len(unlisted) > 0 {
+		notes = append(notes, countryNote(unlisted))
+	}
 	for _, s := range p.States() {
 		if unneeded[s.Program] {
 			continue

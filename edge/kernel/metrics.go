@@ -23,6 +23,10 @@ var (
 	guardPacketsDesc = prometheus.NewDesc("nearcast_kernel_guard_packets_total",
 		"Packets that arrived on guarded interfaces, by what became of them (pass, answer, drop) and why.",
 		[]string{"verdict", "reason"}, nil)
+	guardListedDesc = prometheus.NewDesc("nearcast_kernel_guard_listed_prefixes",
+		"Source prefixes of listeners' networks and countries in the guard's map.", nil, nil)
+	guardListedMaxDesc = prometheus.NewDesc("nearcast_kernel_guard_listed_prefixes_max",
+		"Source prefixes that the guard's map has room for.", nil, nil)
 	guardBytesDesc = prometheus.NewDesc("nearcast_kernel_guard_bytes_total",
 		"The same in bytes of frames.", []string{"verdict", "reason"}, nil)
 )
@@ -97,6 +101,9 @@ func (c collector) guard(to chan<- prometheus.Metric) {
 		to <- prometheus.NewInvalidMetric(guardPacketsDesc, err)
 		return
 	}
+	listed, room := c.p.guard.Listed()
+	to <- prometheus.MustNewConstMetric(guardListedDesc, prometheus.GaugeValue, float64(listed))
+	to <- prometheus.MustNewConstMetric(guardListedMaxDesc, prometheus.GaugeValue, float64(room))
 	for reason, n := range counts {
 		verdict := "pass"
 		switch {

@@ -36,6 +36,7 @@ func (s *Snapshot) Consistent() error {
 		}
 	}
 	s.dns(c)
+	s.countries(c)
 	k := newSnapshotKeys(c, s)
 	k.fleet(c, s)
 	k.announcements(c, s)
@@ -65,6 +66,7 @@ func (s *Snapshot) withinLimits(c check) bool {
 	c.count("custom_routing_groups", len(s.CustomRoutingGroups), SnapshotGroupsMax)
 	c.count("zones", len(s.Zones), SnapshotZonesMax)
 	c.count("cookie_secrets", len(s.CookieSecrets), SnapshotCookiesMax)
+	c.count("country_lists", len(s.CountryLists), CountriesMax)
 	endpoints := 0
 	for i := range s.Groups {
 		endpoints += len(s.Groups[i].Endpoints)

@@ -238,6 +238,8 @@ func SnapshotFromProto(p *pb.Snapshot) (*Snapshot, error) {
 	s.DNSSuffix = p.GetDnsSuffix()
 	s.CookieSecrets = listFrom(c, "cookie_secrets", p.GetCookieSecrets(), SnapshotCookiesMax,
 		func(_ check, _ string, k []byte) []byte { return bytes.Clone(k) })
+	s.CountryLists = keyedFrom(c, "country_lists", p.GetCountryLists(), CountriesMax, (*pb.CountryList).GetCountry,
+		countryListFrom)
 	if err := c.err(); err != nil {
 		return nil, err
 	}
@@ -288,6 +290,7 @@ func SnapshotToProto(s *Snapshot) *pb.Snapshot {
 	for _, k := range s.CookieSecrets {
 		p.CookieSecrets = append(p.CookieSecrets, bytes.Clone(k))
 	}
+	p.CountryLists = listTo(s.CountryLists, countryListTo)
 	return p
 }
 
@@ -353,7 +356,7 @@ func measureSnapshot(b []byte) error {
 		{10, SnapshotGossipKeysMax}, {11, SnapshotNetworksMax}, {50, SnapshotPeersMax}, {51, AggregatesMax},
 		{10, SnapshotGossipKeysMax}, {11, SnapshotNetworksMax},
 		{70, SnapshotSubnetsMax}, {71, SnapshotGroupsMax},
-		{60, SnapshotZonesMax}, {63, SnapshotCookiesMax},
+		{60, SnapshotZonesMax}, {63, SnapshotCookiesMax}, {160, CountriesMax},
 	}
 	const groups, groupEndpoints, customGroups = 5, 7, 71
 	counts, endpoints, inner := map[protowire.Number]int{}, 0, 0

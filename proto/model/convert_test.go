@@ -349,6 +349,7 @@ func TestRoundTripRandom(t *testing.T) {
 func randomize(rng *rand.Rand, s *Snapshot) {
 	seconds := func(lo, hi int) time.Duration { return time.Duration(lo+rng.IntN(hi-lo+1)) * time.Second }
 	s.Revision = rng.Uint64()
+	s.CountryLists = []CountryList{{"AT", PackNetworks(prefixes("10.0.0.0/8", "2001:db8::/32"))}, {"KP", nil}}
 	for i := range s.Listeners {
 		l := &s.Listeners[i]
 		l.Affinity, l.TCPIdleTimeout, l.UDPIdleTimeout = Affinity(rng.IntN(2)), seconds(1, 86400), seconds(1, 3600)
@@ -359,7 +360,7 @@ func randomize(rng *rand.Rand, s *Snapshot) {
 		if rng.IntN(2) == 0 {
 			l.Guard = Guard{AllowNetworks: prefixes("10.0.0.0/8"), DenyNetworks: prefixes("10.1.0.0/16", "2001:db8::/32"),
 				SourceRate: GuardRate{1 + rng.Uint32N(1000), 1 + rng.Uint32N(1000)}, TotalRate: GuardRate{7, 7},
-				DropFragments: rng.IntN(2) == 0}
+				DropFragments: rng.IntN(2) == 0, AllowCountries: []CountryCode{"AT", "CH"}, DenyCountries: []CountryCode{"KP"}}
 		}
 		if rng.IntN(2) == 0 {
 			l.Tags = map[string]string{"k1": "v", "k2": "", "ключ": "значение"}

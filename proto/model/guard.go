@@ -14,6 +14,11 @@ type Guard struct {
 	SYNRate                     GuardRate      // SYNs beyond it are answered with cookies
 	DropFragments               bool
 	MaxAmplification            uint32 // of UDP answers, by bytes; 0: no limit
+
+	// AllowCountries and DenyCountries are sorted. Networks come first: of DenyNetworks, AllowNetworks,
+	// DenyCountries and AllowCountries the first that a source is on decides, and a source that is on none is
+	// dropped if there is something to be allowed by.
+	AllowCountries, DenyCountries []CountryCode
 }
 
 // GuardRate is how much may come on one node. The zero value is no limit.
@@ -22,7 +27,8 @@ type GuardRate struct{ PerSecond, Burst uint32 }
 // IsZero reports whether nothing is asked for.
 func (g *Guard) IsZero() bool {
 	return len(g.AllowNetworks) == 0 && len(g.DenyNetworks) == 0 && g.SourceRate == GuardRate{} &&
-		g.TotalRate == GuardRate{} && g.SYNRate == GuardRate{} && !g.DropFragments && g.MaxAmplification == 0
+		g.TotalRate == GuardRate{} && g.SYNRate == GuardRate{} && !g.DropFragments && g.MaxAmplification == 0 &&
+		len(g.AllowCountries) == 0 && len(g.DenyCountries) == 0
 }
 
 // InKernel reports whether something is asked for that only the kernel program does.
@@ -35,6 +41,7 @@ func (g *Guard) InKernel() bool {
 // Clone returns a copy that shares nothing with g.
 func (g Guard) Clone() Guard {
 	g.AllowNetworks, g.DenyNetworks = slices.Clone(g.AllowNetworks), slices.Clone(g.DenyNetworks)
+	g.AllowCountries, g.DenyCountries = slices.Clone(g.AllowCountries), slices.Clone(g.DenyCountries)
 	return g
 }
 
@@ -53,6 +60,8 @@ func guardFrom(c check, p *pb.Guard) Guard {
 		SYNRate:          guardRateFrom(p.GetSynRate()),
 		DropFragments:    p.GetDropFragments(),
 		MaxAmplification: p.GetMaxAmplification(),
+		AllowCountries:   countryCodesFrom(c, "allow_countries", p.GetAllowCountries()),
+		DenyCountries:    countryCodesFrom(c, "deny_countries", p.GetDenyCountries()),
 	}
 }
 
@@ -77,6 +86,8 @@ func guardTo(g Guard) *pb.Guard {
 		SynRate:          guardRateTo(g.SYNRate),
 		DropFragments:    g.DropFragments,
 		MaxAmplification: g.MaxAmplification,
+		AllowCountries:   names[string](g.AllowCountries),
+		DenyCountries:    names[string](g.DenyCountries),
 	}
 }
 
@@ -90,6 +101,7 @@ func guardRateTo(r GuardRate) *pb.GuardRate {
 func (g *Guard) check(c check, protocol Protocol) {
 	g.checkNetworks(c, "allow_networks", g.AllowNetworks)
 	g.checkNetworks(c, "deny_networks", g.DenyNetworks)
+	g.checkCountries(c)
 	g.SourceRate.check(c.at("source_rate"))
 	g.TotalRate.check(c.at("total_rate"))
 	g.SYNRate.check(c.at("syn_rate"))

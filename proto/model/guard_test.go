@@ -14,6 +14,7 @@ func TestGuard(t *testing.T) {
 		"allow": {AllowNetworks: []string{"10.0.0.0/8"}}, "deny": {DenyNetworks: []string{"2001:db8::/32"}},
 		"source": {SourceRate: &pb.GuardRate{PerSecond: 1, Burst: 2}}, "fragments": {DropFragments: true},
 		"total": {TotalRate: &pb.GuardRate{PerSecond: 3, Burst: 4}}, "amplification": {MaxAmplification: 3},
+		"country": {AllowCountries: []string{"AT", "DE"}}, "not there": {DenyCountries: []string{"KP"}},
 		"syn": {SynRate: &pb.GuardRate{PerSecond: 5, Burst: 6}},
 	} {
 		l, err := ListenerFromProto(&pb.Listener{Guard: g})
@@ -32,12 +33,22 @@ func TestGuard(t *testing.T) {
 		!strings.Contains(err.Error(), "listener.guard.deny_networks[0]") {
 		t.Errorf("no network: %v", err)
 	}
+	l, err = ListenerFromProto(&pb.Listener{Guard: &pb.Guard{DenyCountries: []string{"ru", " KP", "RU"}}})
+	if err != nil || len(l.Guard.DenyCountries) != 2 || l.Guard.DenyCountries[0] != "KP" || l.Guard.DenyCountries[1] != "RU" {
+		t.Errorf("codes are %v, %v", l.Guard.DenyCountries, err)
+	}
+	if _, err := ListenerFromProto(&pb.Listener{Guard: &pb.Guard{AllowCountries: []string{"DE", "Germany"}}}); err == nil ||
+		!strings.Contains(err.Error(), `listener.guard.allow_countries[1]: "Germany" is not a country`) {
+		t.Errorf("no country: %v", err)
+	}
 	for _, c := range []struct {
 		field string
 		g     Guard
 		p     Protocol
 	}{
 		{"guard.syn_rate", Guard{SYNRate: GuardRate{1, 1}}, UDP},
+		{"guard.deny_countries[0]", Guard{DenyCountries: []CountryCode{"XX"}}, TCP},
+		{"guard.deny_countries[1]", Guard{AllowCountries: []CountryCode{"DE"}, DenyCountries: []CountryCode{"AT", "DE"}}, TCP},
 		{"guard.max_amplification", Guard{MaxAmplification: 3}, TCP},
 		{"guard.max_amplification", Guard{MaxAmplification: 101}, UDP},
 		{"guard.total_rate.per_second", Guard{TotalRate: GuardRate{0, 5}}, TCP},

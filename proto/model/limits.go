@@ -20,8 +20,11 @@ const (
 	SnapshotPeersMax        = 4_000 // BGP sessions of all sites
 	SnapshotSubnetsMax      = 10_000
 	SnapshotZonesMax        = 256
-	SnapshotZoneBytesMax    = 8 << 20 // text of all zones
-	SnapshotCookiesMax      = 2       // cookie_secrets: RFC 9018 5
+	SnapshotZoneBytesMax    = 8 << 20    // text of all zones
+	SnapshotCookiesMax      = 2          // cookie_secrets: RFC 9018 5
+	CountriesMax            = 250        // of a guard's list, and lists of a snapshot: as many as there are
+	CountryNetworksMax      = 1_000_000  // of all lists of a snapshot; the guard has room for 48,576 others then
+	CountryBytesMax         = 1280 << 10 // of one packed list; a change of the store holds 1.4 MB
 )
 
 // snapshotFieldsMax bounds the fields of all objects of a snapshot before any is made: an empty

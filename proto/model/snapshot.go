@@ -19,6 +19,7 @@ func (s *Snapshot) Sort() {
 	sortBy(s.Subnets, subnetKey)
 	sortBy(s.CustomRoutingGroups, customRoutingGroupKey)
 	sortBy(s.Zones, zoneKey)
+	sortBy(s.CountryLists, countryListKey)
 }
 
 // Accelerator returns the accelerator with this id, or nil.

@@ -345,6 +345,7 @@ type Snapshot struct {
 	Steering              Steering // the zero value: see OrDefault
 	DNSSuffix             string   // "": no accelerator is answered for
 	CookieSecrets         [][]byte
+	CountryLists          []CountryList // of countries that guards name; one may be missing
 }
 
 // FieldError says what is wrong with one field and how to mend it. Field is a path in the words of

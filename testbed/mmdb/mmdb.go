@@ -14,10 +14,12 @@ type Writer struct {
 	nodes [][2]int // child: > 0 node, < 0 data offset -1-n, 0 nothing
 	data  []byte
 	v6    bool
+
+	Built int64 // when it was made, in seconds since 1970
 }
 
 // New returns an empty database, of IPv4 or of IPv6 with IPv4 under ::/96.
-func New(v6 bool) *Writer { return &Writer{nodes: make([][2]int, 1), v6: v6} }
+func New(v6 bool) *Writer { return &Writer{nodes: make([][2]int, 1), v6: v6, Built: 1748777856} }
 
 // Add says what is known of a network. Networks must not overlap.
 func (w *Writer) Add(p netip.Prefix, value []byte) {
@@ -93,9 +95,10 @@ func (w *Writer) Bytes(kind string) (b []byte) {
 	}
 	b = append(append(b, make([]byte, 16)...), w.data...)
 	b = append(b, "\xab\xcd\xefMaxMind.com"...)
+	epoch := binary.BigEndian.AppendUint64([]byte{8, 2}, uint64(w.Built)) // an extended type: 64 bits
 	u16 := func(v byte) []byte { return []byte{5<<5 | 1, v} }
 	return append(b, Dict(Text("node_count"), number(6, uint32(n)), Text("record_size"), u16(24),
 		Text("ip_version"), u16(version), Text("database_type"), Text(kind), Text("languages"), []byte{0, 4},
 		Text("binary_format_major_version"), u16(2), Text("binary_format_minor_version"), u16(0),
-		Text("build_epoch"), []byte{4, 2, 0x68, 0x3c, 0x3b, 0x80}, Text("description"), Dict())...)
+		Text("build_epoch"), epoch, Text("description"), Dict())...)
 }

@@ -28,18 +28,25 @@ const (
 // denied and who comes too often gets no answer, not even a refusal, and the node says so in its metrics, at
 // /drops and to nearcast top drops.
 func TestGuard(t *testing.T) {
-	d := stand(t, "main", one("guard"), world.Options{NodeArgs: []string{"--guard-interfaces", "eth0", "--kernel-guard", "on"}})
+	database := filepath.Join(t.TempDir(), "country.mmdb")
+	writeCountries(t, database, 0, map[string]string{"9.0.0.0/8": "US"})
+	d := stand(t, "main", one("guard"), world.Options{NodeArgs: []string{"--guard-interfaces", "eth0", "--kernel-guard", "on"},
+		ControllerArgs: []string{"--country-database", database}})
 	app, err := d.Accelerate(d.ctx, t.Logf)
 	d.do(t, err)
-	g := &guarded{d}
+	g := &guarded{d, database}
 	d.app = app
 	t.Run("ports of nobody", g.nobody)
 	t.Run("denied networks", g.denied)
+	t.Run("denied and allowed countries", g.countries)
 	t.Run("too often", g.often)
 	t.Run("what is told of it", g.told)
 }
 
-type guarded struct{ *deployment }
+type guarded struct {
+	*deployment
+	database string // file that says which networks a country has
+}
 
 // dropped returns how many packets the edge's guard has dropped for a reason.
 func (g *guarded) dropped(t *testing.T, reason string) (n uint64) {
@@ -185,7 +192,7 @@ func (g *guarded) told(t *testing.T) {
 	})
 	text, err := g.Nodes["sin-1"].Get(g.ctx, "/metrics")
 	g.do(t, err)
-	for _, reason := range []string{"nobody", "denied", "source"} {
+	for _, reason := range []string{"nobody", "denied", "country", "source"} {
 		want := fmt.Sprintf(`nearcast_kernel_guard_packets_total{reason=%q,verdict="drop"} `, reason)
 		at := strings.Index(text, want)
 		if at < 0 || strings.HasPrefix(text[at+len(want):], "0\n") {

@@ -59,13 +59,14 @@ edge:                    proto/* bpf/xdp edge/*
 controlplane/store:
 controlplane/byoip:
 controlplane/catalog:    proto/model proto/zonefile proto/nearcast/v1 controlplane/store controlplane/byoip
+controlplane/countries:  proto/model proto/nearcast/v1 controlplane/store controlplane/catalog
 controlplane/health:     proto/model
 controlplane/gains:      proto/model
 controlplane/snapshot:   proto/model controlplane/catalog controlplane/health
 controlplane/access:     proto/model proto/nearcast/v1 proto/identity controlplane/store controlplane/catalog
 controlplane/enroll:     proto/model proto/nearcast/v1 proto/identity controlplane/store controlplane/catalog
-controlplane/fleet:      proto/model proto/nearcast/v1 proto/identity controlplane/store controlplane/catalog controlplane/health controlplane/gains controlplane/snapshot controlplane/access controlplane/enroll
-controlplane/admin:      proto/model proto/zonefile proto/nearcast/v1 proto/identity controlplane/store controlplane/catalog controlplane/byoip controlplane/health controlplane/gains controlplane/access controlplane/fleet controlplane/enroll
+controlplane/fleet:      proto/model proto/nearcast/v1 proto/identity controlplane/store controlplane/catalog controlplane/countries controlplane/health controlplane/gains controlplane/snapshot controlplane/access controlplane/enroll
+controlplane/admin:      proto/model proto/zonefile proto/nearcast/v1 proto/identity controlplane/store controlplane/catalog controlplane/countries controlplane/byoip controlplane/health controlplane/gains controlplane/access controlplane/fleet controlplane/enroll
 controlplane/series:     proto/model proto/nearcast/v1 controlplane/store
 controlplane/awsapi:     proto/model proto/nearcast/v1 proto/identity controlplane/catalog controlplane/byoip controlplane/access controlplane/series
 controlplane:            proto/* controlplane/*

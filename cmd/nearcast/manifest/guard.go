@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -12,6 +13,8 @@ import (
 type Guard struct {
 	AllowNetworks    []string `yaml:"allow_networks,omitempty"`
 	DenyNetworks     []string `yaml:"deny_networks,omitempty"`
+	AllowCountries   []string `yaml:"allow_countries,omitempty"`
+	DenyCountries    []string `yaml:"deny_countries,omitempty"`
 	SourceRate       string   `yaml:"source_rate,omitempty"`
 	TotalRate        string   `yaml:"total_rate,omitempty"`
 	SYNRate          string   `yaml:"syn_rate,omitempty"`
@@ -32,6 +35,7 @@ func wantGuard(p *problems, path string, g *Guard) *pb.Guard {
 	}
 	return &pb.Guard{
 		AllowNetworks: g.AllowNetworks, DenyNetworks: g.DenyNetworks,
+		AllowCountries: upper(g.AllowCountries), DenyCountries: upper(g.DenyCountries),
 		SourceRate: rate("source_rate", g.SourceRate), TotalRate: rate("total_rate", g.TotalRate),
 		SynRate: rate("syn_rate", g.SYNRate), DropFragments: g.DropFragments, MaxAmplification: g.MaxAmplification,
 	}
@@ -43,10 +47,21 @@ func guardFile(g *pb.Guard) *Guard {
 	}
 	return &Guard{
 		AllowNetworks: g.GetAllowNetworks(), DenyNetworks: g.GetDenyNetworks(),
+		AllowCountries: g.GetAllowCountries(), DenyCountries: g.GetDenyCountries(),
 		SourceRate: RateText(g.GetSourceRate()), TotalRate: RateText(g.GetTotalRate()),
 		SYNRate: RateText(g.GetSynRate()), DropFragments: g.GetDropFragments(),
 		MaxAmplification: g.GetMaxAmplification(),
 	}
+}
+
+// upper writes codes of countries as the controller keeps them.
+func upper(codes []string) []string {
+	var out []string
+	for _, c := range codes {
+		out = append(out, strings.ToUpper(strings.TrimSpace(c)))
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // ParseRate reads a rate like "100" (a second) or "100/500" (and 500 at once after a pause); empty and 0 are
@@ -88,6 +103,8 @@ func GuardText(g *pb.Guard) string {
 	}
 	add("only from %s", strings.Join(g.GetAllowNetworks(), ", "), len(g.GetAllowNetworks()) > 0)
 	add("not from %s", strings.Join(g.GetDenyNetworks(), ", "), len(g.GetDenyNetworks()) > 0)
+	add("only from the countries %s", strings.Join(g.GetAllowCountries(), ", "), len(g.GetAllowCountries()) > 0)
+	add("not from the countries %s", strings.Join(g.GetDenyCountries(), ", "), len(g.GetDenyCountries()) > 0)
 	add("%s/s a source", RateText(g.GetSourceRate()), g.GetSourceRate().GetPerSecond() > 0)
 	add("%s/s in all", RateText(g.GetTotalRate()), g.GetTotalRate().GetPerSecond() > 0)
 	add("SYN cookies above %s/s", RateText(g.GetSynRate()), g.GetSynRate().GetPerSecond() > 0)

@@ -63,7 +63,8 @@ accelerators:
     proxy_protocol_from: [10.0.0.0/8]
     max_flows: 1000
     max_flows_per_source: 100
-    guard: {allow_networks: [10.0.0.0/8], deny_networks: [10.1.0.0/16], source_rate: 10/50, total_rate: "1000",
+    guard: {allow_networks: [10.0.0.0/8], deny_networks: [10.1.0.0/16],
+      allow_countries: [at, DE], deny_countries: [KP], source_rate: 10/50, total_rate: "1000",
       syn_rate: "500", drop_fragments: true}
     tags: {a: b}
     groups:

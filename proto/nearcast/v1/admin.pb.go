@@ -2581,7 +2581,8 @@ type StatusResponse struct {
 	EndpointsInitial       uint32                 `protobuf:"varint,10,opt,name=endpoints_initial,json=endpointsInitial,proto3" json:"endpoints_initial,omitempty"`
 	// What is not as it should be, in words, worst first: nodes away, snapshots rejected, groups
 	// without a healthy endpoint, certificates near their end, UDP blocked between nodes.
-	Problems      []string `protobuf:"bytes,11,rep,name=problems,proto3" json:"problems,omitempty"`
+	Problems      []string       `protobuf:"bytes,11,rep,name=problems,proto3" json:"problems,omitempty"`
+	Countries     *CountryStatus `protobuf:"bytes,160,opt,name=countries,proto3" json:"countries,omitempty"` // absent: no listener names one, and no controller has a database
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2689,6 +2690,13 @@ func (x *StatusResponse) GetEndpointsInitial() uint32 {
 func (x *StatusResponse) GetProblems() []string {
 	if x != nil {
 		return x.Problems
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetCountries() *CountryStatus {
+	if x != nil {
+		return x.Countries
 	}
 	return nil
 }
@@ -2817,7 +2825,7 @@ var File_nearcast_v1_admin_proto protoreflect.FileDescriptor
 
 const file_nearcast_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x17nearcast/v1/admin.proto\x12\vnearcast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1anearcast/v1/announce.proto\x1a\x15nearcast/v1/dns.proto\x1a\x17nearcast/v1/gains.proto\x1a\x16nearcast/v1/node.proto\x1a\x1bnearcast/v1/resources.proto\"\x1c\n" +
+	"\x17nearcast/v1/admin.proto\x12\vnearcast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1anearcast/v1/announce.proto\x1a\x1bnearcast/v1/countries.proto\x1a\x15nearcast/v1/dns.proto\x1a\x17nearcast/v1/gains.proto\x1a\x16nearcast/v1/node.proto\x1a\x1bnearcast/v1/resources.proto\"\x1c\n" +
 	"\n" +
 	"GetRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"a\n" +
@@ -2984,7 +2992,7 @@ const file_nearcast_v1_admin_proto_rawDesc = "" +
 	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"i\n" +
 	"\x11ListPathsResponse\x12,\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x16.nearcast.v1.NodePathsR\x05nodes\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xc9\x03\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x84\x04\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x12\n" +
@@ -2997,7 +3005,8 @@ const file_nearcast_v1_admin_proto_rawDesc = "" +
 	"\x13endpoints_unhealthy\x18\t \x01(\rR\x12endpointsUnhealthy\x12+\n" +
 	"\x11endpoints_initial\x18\n" +
 	" \x01(\rR\x10endpointsInitial\x12\x1a\n" +
-	"\bproblems\x18\v \x03(\tR\bproblems\"n\n" +
+	"\bproblems\x18\v \x03(\tR\bproblems\x129\n" +
+	"\tcountries\x18\xa0\x01 \x01(\v2\x1a.nearcast.v1.CountryStatusR\tcountries\"n\n" +
 	"\x10ControllerStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x18\n" +
@@ -3184,26 +3193,27 @@ var file_nearcast_v1_admin_proto_goTypes = []any{
 	(*timestamppb.Timestamp)(nil),      // 68: google.protobuf.Timestamp
 	(*EndpointHealth)(nil),             // 69: nearcast.v1.EndpointHealth
 	(*Path)(nil),                       // 70: nearcast.v1.Path
-	(*AuditEntry)(nil),                 // 71: nearcast.v1.AuditEntry
-	(*CreateZoneRequest)(nil),          // 72: nearcast.v1.CreateZoneRequest
-	(*UpdateZoneRequest)(nil),          // 73: nearcast.v1.UpdateZoneRequest
-	(*RollZoneKeyRequest)(nil),         // 74: nearcast.v1.RollZoneKeyRequest
-	(*emptypb.Empty)(nil),              // 75: google.protobuf.Empty
-	(*UpdateSteeringRequest)(nil),      // 76: nearcast.v1.UpdateSteeringRequest
-	(*ExplainSteerRequest)(nil),        // 77: nearcast.v1.ExplainSteerRequest
-	(*ListGainsRequest)(nil),           // 78: nearcast.v1.ListGainsRequest
-	(*SetDirectPathRequest)(nil),       // 79: nearcast.v1.SetDirectPathRequest
-	(*CreateBgpPeerRequest)(nil),       // 80: nearcast.v1.CreateBgpPeerRequest
-	(*SetAnnouncingRequest)(nil),       // 81: nearcast.v1.SetAnnouncingRequest
-	(*Zone)(nil),                       // 82: nearcast.v1.Zone
-	(*ListZonesResponse)(nil),          // 83: nearcast.v1.ListZonesResponse
-	(*Steering)(nil),                   // 84: nearcast.v1.Steering
-	(*ExplainSteerResponse)(nil),       // 85: nearcast.v1.ExplainSteerResponse
-	(*ListGainsResponse)(nil),          // 86: nearcast.v1.ListGainsResponse
-	(*DirectPath)(nil),                 // 87: nearcast.v1.DirectPath
-	(*ListBgpPeersResponse)(nil),       // 88: nearcast.v1.ListBgpPeersResponse
-	(*ListAnnouncementsResponse)(nil),  // 89: nearcast.v1.ListAnnouncementsResponse
-	(*Snapshot)(nil),                   // 90: nearcast.v1.Snapshot
+	(*CountryStatus)(nil),              // 71: nearcast.v1.CountryStatus
+	(*AuditEntry)(nil),                 // 72: nearcast.v1.AuditEntry
+	(*CreateZoneRequest)(nil),          // 73: nearcast.v1.CreateZoneRequest
+	(*UpdateZoneRequest)(nil),          // 74: nearcast.v1.UpdateZoneRequest
+	(*RollZoneKeyRequest)(nil),         // 75: nearcast.v1.RollZoneKeyRequest
+	(*emptypb.Empty)(nil),              // 76: google.protobuf.Empty
+	(*UpdateSteeringRequest)(nil),      // 77: nearcast.v1.UpdateSteeringRequest
+	(*ExplainSteerRequest)(nil),        // 78: nearcast.v1.ExplainSteerRequest
+	(*ListGainsRequest)(nil),           // 79: nearcast.v1.ListGainsRequest
+	(*SetDirectPathRequest)(nil),       // 80: nearcast.v1.SetDirectPathRequest
+	(*CreateBgpPeerRequest)(nil),       // 81: nearcast.v1.CreateBgpPeerRequest
+	(*SetAnnouncingRequest)(nil),       // 82: nearcast.v1.SetAnnouncingRequest
+	(*Zone)(nil),                       // 83: nearcast.v1.Zone
+	(*ListZonesResponse)(nil),          // 84: nearcast.v1.ListZonesResponse
+	(*Steering)(nil),                   // 85: nearcast.v1.Steering
+	(*ExplainSteerResponse)(nil),       // 86: nearcast.v1.ExplainSteerResponse
+	(*ListGainsResponse)(nil),          // 87: nearcast.v1.ListGainsResponse
+	(*DirectPath)(nil),                 // 88: nearcast.v1.DirectPath
+	(*ListBgpPeersResponse)(nil),       // 89: nearcast.v1.ListBgpPeersResponse
+	(*ListAnnouncementsResponse)(nil),  // 90: nearcast.v1.ListAnnouncementsResponse
+	(*Snapshot)(nil),                   // 91: nearcast.v1.Snapshot
 }
 var file_nearcast_v1_admin_proto_depIdxs = []int32{
 	51,  // 0: nearcast.v1.CreateAcceleratorRequest.accelerator:type_name -> nearcast.v1.Accelerator
@@ -3262,168 +3272,169 @@ var file_nearcast_v1_admin_proto_depIdxs = []int32{
 	45,  // 53: nearcast.v1.ListPathsResponse.nodes:type_name -> nearcast.v1.NodePaths
 	60,  // 54: nearcast.v1.StatusResponse.nodes:type_name -> nearcast.v1.Node
 	48,  // 55: nearcast.v1.StatusResponse.controllers:type_name -> nearcast.v1.ControllerStatus
-	71,  // 56: nearcast.v1.ListAuditResponse.entries:type_name -> nearcast.v1.AuditEntry
-	3,   // 57: nearcast.v1.AdminService.CreateAccelerator:input_type -> nearcast.v1.CreateAcceleratorRequest
-	0,   // 58: nearcast.v1.AdminService.GetAccelerator:input_type -> nearcast.v1.GetRequest
-	1,   // 59: nearcast.v1.AdminService.ListAccelerators:input_type -> nearcast.v1.ListRequest
-	4,   // 60: nearcast.v1.AdminService.UpdateAccelerator:input_type -> nearcast.v1.UpdateAcceleratorRequest
-	2,   // 61: nearcast.v1.AdminService.DeleteAccelerator:input_type -> nearcast.v1.DeleteRequest
-	6,   // 62: nearcast.v1.AdminService.CreateListener:input_type -> nearcast.v1.CreateListenerRequest
-	0,   // 63: nearcast.v1.AdminService.GetListener:input_type -> nearcast.v1.GetRequest
-	1,   // 64: nearcast.v1.AdminService.ListListeners:input_type -> nearcast.v1.ListRequest
-	7,   // 65: nearcast.v1.AdminService.UpdateListener:input_type -> nearcast.v1.UpdateListenerRequest
-	2,   // 66: nearcast.v1.AdminService.DeleteListener:input_type -> nearcast.v1.DeleteRequest
-	9,   // 67: nearcast.v1.AdminService.CreateEndpointGroup:input_type -> nearcast.v1.CreateEndpointGroupRequest
-	0,   // 68: nearcast.v1.AdminService.GetEndpointGroup:input_type -> nearcast.v1.GetRequest
-	1,   // 69: nearcast.v1.AdminService.ListEndpointGroups:input_type -> nearcast.v1.ListRequest
-	10,  // 70: nearcast.v1.AdminService.UpdateEndpointGroup:input_type -> nearcast.v1.UpdateEndpointGroupRequest
-	2,   // 71: nearcast.v1.AdminService.DeleteEndpointGroup:input_type -> nearcast.v1.DeleteRequest
-	12,  // 72: nearcast.v1.AdminService.AddEndpoints:input_type -> nearcast.v1.AddEndpointsRequest
-	13,  // 73: nearcast.v1.AdminService.UpdateEndpoints:input_type -> nearcast.v1.UpdateEndpointsRequest
-	14,  // 74: nearcast.v1.AdminService.RemoveEndpoints:input_type -> nearcast.v1.RemoveEndpointsRequest
-	15,  // 75: nearcast.v1.AdminService.CreateTarget:input_type -> nearcast.v1.CreateTargetRequest
-	0,   // 76: nearcast.v1.AdminService.GetTarget:input_type -> nearcast.v1.GetRequest
-	1,   // 77: nearcast.v1.AdminService.ListTargets:input_type -> nearcast.v1.ListRequest
-	16,  // 78: nearcast.v1.AdminService.UpdateTarget:input_type -> nearcast.v1.UpdateTargetRequest
-	2,   // 79: nearcast.v1.AdminService.DeleteTarget:input_type -> nearcast.v1.DeleteRequest
-	18,  // 80: nearcast.v1.AdminService.CreatePool:input_type -> nearcast.v1.CreatePoolRequest
-	0,   // 81: nearcast.v1.AdminService.GetPool:input_type -> nearcast.v1.GetRequest
-	1,   // 82: nearcast.v1.AdminService.ListPools:input_type -> nearcast.v1.ListRequest
-	19,  // 83: nearcast.v1.AdminService.UpdatePool:input_type -> nearcast.v1.UpdatePoolRequest
-	2,   // 84: nearcast.v1.AdminService.DeletePool:input_type -> nearcast.v1.DeleteRequest
-	21,  // 85: nearcast.v1.AdminService.CreateSite:input_type -> nearcast.v1.CreateSiteRequest
-	0,   // 86: nearcast.v1.AdminService.GetSite:input_type -> nearcast.v1.GetRequest
-	1,   // 87: nearcast.v1.AdminService.ListSites:input_type -> nearcast.v1.ListRequest
-	22,  // 88: nearcast.v1.AdminService.UpdateSite:input_type -> nearcast.v1.UpdateSiteRequest
-	2,   // 89: nearcast.v1.AdminService.DeleteSite:input_type -> nearcast.v1.DeleteRequest
-	24,  // 90: nearcast.v1.AdminService.CreateRegion:input_type -> nearcast.v1.CreateRegionRequest
-	1,   // 91: nearcast.v1.AdminService.ListRegions:input_type -> nearcast.v1.ListRequest
-	2,   // 92: nearcast.v1.AdminService.DeleteRegion:input_type -> nearcast.v1.DeleteRequest
-	72,  // 93: nearcast.v1.AdminService.CreateZone:input_type -> nearcast.v1.CreateZoneRequest
-	0,   // 94: nearcast.v1.AdminService.GetZone:input_type -> nearcast.v1.GetRequest
-	1,   // 95: nearcast.v1.AdminService.ListZones:input_type -> nearcast.v1.ListRequest
-	73,  // 96: nearcast.v1.AdminService.UpdateZone:input_type -> nearcast.v1.UpdateZoneRequest
-	2,   // 97: nearcast.v1.AdminService.DeleteZone:input_type -> nearcast.v1.DeleteRequest
-	74,  // 98: nearcast.v1.AdminService.RollZoneKey:input_type -> nearcast.v1.RollZoneKeyRequest
-	75,  // 99: nearcast.v1.AdminService.GetSteering:input_type -> google.protobuf.Empty
-	76,  // 100: nearcast.v1.AdminService.UpdateSteering:input_type -> nearcast.v1.UpdateSteeringRequest
-	77,  // 101: nearcast.v1.AdminService.ExplainSteer:input_type -> nearcast.v1.ExplainSteerRequest
-	78,  // 102: nearcast.v1.AdminService.ListGains:input_type -> nearcast.v1.ListGainsRequest
-	79,  // 103: nearcast.v1.AdminService.SetDirectPath:input_type -> nearcast.v1.SetDirectPathRequest
-	0,   // 104: nearcast.v1.AdminService.GetNode:input_type -> nearcast.v1.GetRequest
-	1,   // 105: nearcast.v1.AdminService.ListNodes:input_type -> nearcast.v1.ListRequest
-	26,  // 106: nearcast.v1.AdminService.UpdateNode:input_type -> nearcast.v1.UpdateNodeRequest
-	2,   // 107: nearcast.v1.AdminService.DeleteNode:input_type -> nearcast.v1.DeleteRequest
-	80,  // 108: nearcast.v1.AdminService.CreateBgpPeer:input_type -> nearcast.v1.CreateBgpPeerRequest
-	0,   // 109: nearcast.v1.AdminService.GetBgpPeer:input_type -> nearcast.v1.GetRequest
-	1,   // 110: nearcast.v1.AdminService.ListBgpPeers:input_type -> nearcast.v1.ListRequest
-	28,  // 111: nearcast.v1.AdminService.UpdateBgpPeer:input_type -> nearcast.v1.UpdateBgpPeerRequest
-	2,   // 112: nearcast.v1.AdminService.DeleteBgpPeer:input_type -> nearcast.v1.DeleteRequest
-	1,   // 113: nearcast.v1.AdminService.ListAnnouncements:input_type -> nearcast.v1.ListRequest
-	81,  // 114: nearcast.v1.AdminService.SetAnnouncing:input_type -> nearcast.v1.SetAnnouncingRequest
-	29,  // 115: nearcast.v1.AdminService.CreateJoinToken:input_type -> nearcast.v1.CreateJoinTokenRequest
-	1,   // 116: nearcast.v1.AdminService.ListJoinTokens:input_type -> nearcast.v1.ListRequest
-	2,   // 117: nearcast.v1.AdminService.DeleteJoinToken:input_type -> nearcast.v1.DeleteRequest
-	32,  // 118: nearcast.v1.AdminService.CreateOperator:input_type -> nearcast.v1.CreateOperatorRequest
-	1,   // 119: nearcast.v1.AdminService.ListOperators:input_type -> nearcast.v1.ListRequest
-	2,   // 120: nearcast.v1.AdminService.DeleteOperator:input_type -> nearcast.v1.DeleteRequest
-	35,  // 121: nearcast.v1.AdminService.CreateAccessKey:input_type -> nearcast.v1.CreateAccessKeyRequest
-	1,   // 122: nearcast.v1.AdminService.ListAccessKeys:input_type -> nearcast.v1.ListRequest
-	36,  // 123: nearcast.v1.AdminService.RotateAccessKey:input_type -> nearcast.v1.RotateAccessKeyRequest
-	2,   // 124: nearcast.v1.AdminService.DeleteAccessKey:input_type -> nearcast.v1.DeleteRequest
-	39,  // 125: nearcast.v1.AdminService.TagResource:input_type -> nearcast.v1.TagResourceRequest
-	40,  // 126: nearcast.v1.AdminService.UntagResource:input_type -> nearcast.v1.UntagResourceRequest
-	75,  // 127: nearcast.v1.AdminService.GetSettings:input_type -> google.protobuf.Empty
-	41,  // 128: nearcast.v1.AdminService.UpdateSettings:input_type -> nearcast.v1.UpdateSettingsRequest
-	1,   // 129: nearcast.v1.AdminService.ListHealth:input_type -> nearcast.v1.ListRequest
-	1,   // 130: nearcast.v1.AdminService.ListPaths:input_type -> nearcast.v1.ListRequest
-	75,  // 131: nearcast.v1.AdminService.GetStatus:input_type -> google.protobuf.Empty
-	75,  // 132: nearcast.v1.AdminService.GetSnapshot:input_type -> google.protobuf.Empty
-	1,   // 133: nearcast.v1.AdminService.ListAudit:input_type -> nearcast.v1.ListRequest
-	75,  // 134: nearcast.v1.AdminService.WhoAmI:input_type -> google.protobuf.Empty
-	51,  // 135: nearcast.v1.AdminService.CreateAccelerator:output_type -> nearcast.v1.Accelerator
-	51,  // 136: nearcast.v1.AdminService.GetAccelerator:output_type -> nearcast.v1.Accelerator
-	5,   // 137: nearcast.v1.AdminService.ListAccelerators:output_type -> nearcast.v1.ListAcceleratorsResponse
-	51,  // 138: nearcast.v1.AdminService.UpdateAccelerator:output_type -> nearcast.v1.Accelerator
-	75,  // 139: nearcast.v1.AdminService.DeleteAccelerator:output_type -> google.protobuf.Empty
-	53,  // 140: nearcast.v1.AdminService.CreateListener:output_type -> nearcast.v1.Listener
-	53,  // 141: nearcast.v1.AdminService.GetListener:output_type -> nearcast.v1.Listener
-	8,   // 142: nearcast.v1.AdminService.ListListeners:output_type -> nearcast.v1.ListListenersResponse
-	53,  // 143: nearcast.v1.AdminService.UpdateListener:output_type -> nearcast.v1.Listener
-	75,  // 144: nearcast.v1.AdminService.DeleteListener:output_type -> google.protobuf.Empty
-	54,  // 145: nearcast.v1.AdminService.CreateEndpointGroup:output_type -> nearcast.v1.EndpointGroup
-	54,  // 146: nearcast.v1.AdminService.GetEndpointGroup:output_type -> nearcast.v1.EndpointGroup
-	11,  // 147: nearcast.v1.AdminService.ListEndpointGroups:output_type -> nearcast.v1.ListEndpointGroupsResponse
-	54,  // 148: nearcast.v1.AdminService.UpdateEndpointGroup:output_type -> nearcast.v1.EndpointGroup
-	75,  // 149: nearcast.v1.AdminService.DeleteEndpointGroup:output_type -> google.protobuf.Empty
-	54,  // 150: nearcast.v1.AdminService.AddEndpoints:output_type -> nearcast.v1.EndpointGroup
-	54,  // 151: nearcast.v1.AdminService.UpdateEndpoints:output_type -> nearcast.v1.EndpointGroup
-	54,  // 152: nearcast.v1.AdminService.RemoveEndpoints:output_type -> nearcast.v1.EndpointGroup
-	56,  // 153: nearcast.v1.AdminService.CreateTarget:output_type -> nearcast.v1.Target
-	56,  // 154: nearcast.v1.AdminService.GetTarget:output_type -> nearcast.v1.Target
-	17,  // 155: nearcast.v1.AdminService.ListTargets:output_type -> nearcast.v1.ListTargetsResponse
-	56,  // 156: nearcast.v1.AdminService.UpdateTarget:output_type -> nearcast.v1.Target
-	75,  // 157: nearcast.v1.AdminService.DeleteTarget:output_type -> google.protobuf.Empty
-	57,  // 158: nearcast.v1.AdminService.CreatePool:output_type -> nearcast.v1.Pool
-	57,  // 159: nearcast.v1.AdminService.GetPool:output_type -> nearcast.v1.Pool
-	20,  // 160: nearcast.v1.AdminService.ListPools:output_type -> nearcast.v1.ListPoolsResponse
-	57,  // 161: nearcast.v1.AdminService.UpdatePool:output_type -> nearcast.v1.Pool
-	75,  // 162: nearcast.v1.AdminService.DeletePool:output_type -> google.protobuf.Empty
-	58,  // 163: nearcast.v1.AdminService.CreateSite:output_type -> nearcast.v1.Site
-	58,  // 164: nearcast.v1.AdminService.GetSite:output_type -> nearcast.v1.Site
-	23,  // 165: nearcast.v1.AdminService.ListSites:output_type -> nearcast.v1.ListSitesResponse
-	58,  // 166: nearcast.v1.AdminService.UpdateSite:output_type -> nearcast.v1.Site
-	75,  // 167: nearcast.v1.AdminService.DeleteSite:output_type -> google.protobuf.Empty
-	59,  // 168: nearcast.v1.AdminService.CreateRegion:output_type -> nearcast.v1.Region
-	25,  // 169: nearcast.v1.AdminService.ListRegions:output_type -> nearcast.v1.ListRegionsResponse
-	75,  // 170: nearcast.v1.AdminService.DeleteRegion:output_type -> google.protobuf.Empty
-	82,  // 171: nearcast.v1.AdminService.CreateZone:output_type -> nearcast.v1.Zone
-	82,  // 172: nearcast.v1.AdminService.GetZone:output_type -> nearcast.v1.Zone
-	83,  // 173: nearcast.v1.AdminService.ListZones:output_type -> nearcast.v1.ListZonesResponse
-	82,  // 174: nearcast.v1.AdminService.UpdateZone:output_type -> nearcast.v1.Zone
-	75,  // 175: nearcast.v1.AdminService.DeleteZone:output_type -> google.protobuf.Empty
-	82,  // 176: nearcast.v1.AdminService.RollZoneKey:output_type -> nearcast.v1.Zone
-	84,  // 177: nearcast.v1.AdminService.GetSteering:output_type -> nearcast.v1.Steering
-	84,  // 178: nearcast.v1.AdminService.UpdateSteering:output_type -> nearcast.v1.Steering
-	85,  // 179: nearcast.v1.AdminService.ExplainSteer:output_type -> nearcast.v1.ExplainSteerResponse
-	86,  // 180: nearcast.v1.AdminService.ListGains:output_type -> nearcast.v1.ListGainsResponse
-	87,  // 181: nearcast.v1.AdminService.SetDirectPath:output_type -> nearcast.v1.DirectPath
-	60,  // 182: nearcast.v1.AdminService.GetNode:output_type -> nearcast.v1.Node
-	27,  // 183: nearcast.v1.AdminService.ListNodes:output_type -> nearcast.v1.ListNodesResponse
-	60,  // 184: nearcast.v1.AdminService.UpdateNode:output_type -> nearcast.v1.Node
-	75,  // 185: nearcast.v1.AdminService.DeleteNode:output_type -> google.protobuf.Empty
-	61,  // 186: nearcast.v1.AdminService.CreateBgpPeer:output_type -> nearcast.v1.BgpPeer
-	61,  // 187: nearcast.v1.AdminService.GetBgpPeer:output_type -> nearcast.v1.BgpPeer
-	88,  // 188: nearcast.v1.AdminService.ListBgpPeers:output_type -> nearcast.v1.ListBgpPeersResponse
-	61,  // 189: nearcast.v1.AdminService.UpdateBgpPeer:output_type -> nearcast.v1.BgpPeer
-	75,  // 190: nearcast.v1.AdminService.DeleteBgpPeer:output_type -> google.protobuf.Empty
-	89,  // 191: nearcast.v1.AdminService.ListAnnouncements:output_type -> nearcast.v1.ListAnnouncementsResponse
-	89,  // 192: nearcast.v1.AdminService.SetAnnouncing:output_type -> nearcast.v1.ListAnnouncementsResponse
-	30,  // 193: nearcast.v1.AdminService.CreateJoinToken:output_type -> nearcast.v1.CreateJoinTokenResponse
-	31,  // 194: nearcast.v1.AdminService.ListJoinTokens:output_type -> nearcast.v1.ListJoinTokensResponse
-	75,  // 195: nearcast.v1.AdminService.DeleteJoinToken:output_type -> google.protobuf.Empty
-	33,  // 196: nearcast.v1.AdminService.CreateOperator:output_type -> nearcast.v1.CreateOperatorResponse
-	34,  // 197: nearcast.v1.AdminService.ListOperators:output_type -> nearcast.v1.ListOperatorsResponse
-	75,  // 198: nearcast.v1.AdminService.DeleteOperator:output_type -> google.protobuf.Empty
-	37,  // 199: nearcast.v1.AdminService.CreateAccessKey:output_type -> nearcast.v1.AccessKeySecret
-	38,  // 200: nearcast.v1.AdminService.ListAccessKeys:output_type -> nearcast.v1.ListAccessKeysResponse
-	37,  // 201: nearcast.v1.AdminService.RotateAccessKey:output_type -> nearcast.v1.AccessKeySecret
-	75,  // 202: nearcast.v1.AdminService.DeleteAccessKey:output_type -> google.protobuf.Empty
-	75,  // 203: nearcast.v1.AdminService.TagResource:output_type -> google.protobuf.Empty
-	75,  // 204: nearcast.v1.AdminService.UntagResource:output_type -> google.protobuf.Empty
-	66,  // 205: nearcast.v1.AdminService.GetSettings:output_type -> nearcast.v1.Settings
-	66,  // 206: nearcast.v1.AdminService.UpdateSettings:output_type -> nearcast.v1.Settings
-	44,  // 207: nearcast.v1.AdminService.ListHealth:output_type -> nearcast.v1.ListHealthResponse
-	46,  // 208: nearcast.v1.AdminService.ListPaths:output_type -> nearcast.v1.ListPathsResponse
-	47,  // 209: nearcast.v1.AdminService.GetStatus:output_type -> nearcast.v1.StatusResponse
-	90,  // 210: nearcast.v1.AdminService.GetSnapshot:output_type -> nearcast.v1.Snapshot
-	49,  // 211: nearcast.v1.AdminService.ListAudit:output_type -> nearcast.v1.ListAuditResponse
-	63,  // 212: nearcast.v1.AdminService.WhoAmI:output_type -> nearcast.v1.Operator
-	135, // [135:213] is the sub-list for method output_type
-	57,  // [57:135] is the sub-list for method input_type
-	57,  // [57:57] is the sub-list for extension type_name
-	57,  // [57:57] is the sub-list for extension extendee
-	0,   // [0:57] is the sub-list for field type_name
+	71,  // 56: nearcast.v1.StatusResponse.countries:type_name -> nearcast.v1.CountryStatus
+	72,  // 57: nearcast.v1.ListAuditResponse.entries:type_name -> nearcast.v1.AuditEntry
+	3,   // 58: nearcast.v1.AdminService.CreateAccelerator:input_type -> nearcast.v1.CreateAcceleratorRequest
+	0,   // 59: nearcast.v1.AdminService.GetAccelerator:input_type -> nearcast.v1.GetRequest
+	1,   // 60: nearcast.v1.AdminService.ListAccelerators:input_type -> nearcast.v1.ListRequest
+	4,   // 61: nearcast.v1.AdminService.UpdateAccelerator:input_type -> nearcast.v1.UpdateAcceleratorRequest
+	2,   // 62: nearcast.v1.AdminService.DeleteAccelerator:input_type -> nearcast.v1.DeleteRequest
+	6,   // 63: nearcast.v1.AdminService.CreateListener:input_type -> nearcast.v1.CreateListenerRequest
+	0,   // 64: nearcast.v1.AdminService.GetListener:input_type -> nearcast.v1.GetRequest
+	1,   // 65: nearcast.v1.AdminService.ListListeners:input_type -> nearcast.v1.ListRequest
+	7,   // 66: nearcast.v1.AdminService.UpdateListener:input_type -> nearcast.v1.UpdateListenerRequest
+	2,   // 67: nearcast.v1.AdminService.DeleteListener:input_type -> nearcast.v1.DeleteRequest
+	9,   // 68: nearcast.v1.AdminService.CreateEndpointGroup:input_type -> nearcast.v1.CreateEndpointGroupRequest
+	0,   // 69: nearcast.v1.AdminService.GetEndpointGroup:input_type -> nearcast.v1.GetRequest
+	1,   // 70: nearcast.v1.AdminService.ListEndpointGroups:input_type -> nearcast.v1.ListRequest
+	10,  // 71: nearcast.v1.AdminService.UpdateEndpointGroup:input_type -> nearcast.v1.UpdateEndpointGroupRequest
+	2,   // 72: nearcast.v1.AdminService.DeleteEndpointGroup:input_type -> nearcast.v1.DeleteRequest
+	12,  // 73: nearcast.v1.AdminService.AddEndpoints:input_type -> nearcast.v1.AddEndpointsRequest
+	13,  // 74: nearcast.v1.AdminService.UpdateEndpoints:input_type -> nearcast.v1.UpdateEndpointsRequest
+	14,  // 75: nearcast.v1.AdminService.RemoveEndpoints:input_type -> nearcast.v1.RemoveEndpointsRequest
+	15,  // 76: nearcast.v1.AdminService.CreateTarget:input_type -> nearcast.v1.CreateTargetRequest
+	0,   // 77: nearcast.v1.AdminService.GetTarget:input_type -> nearcast.v1.GetRequest
+	1,   // 78: nearcast.v1.AdminService.ListTargets:input_type -> nearcast.v1.ListRequest
+	16,  // 79: nearcast.v1.AdminService.UpdateTarget:input_type -> nearcast.v1.UpdateTargetRequest
+	2,   // 80: nearcast.v1.AdminService.DeleteTarget:input_type -> nearcast.v1.DeleteRequest
+	18,  // 81: nearcast.v1.AdminService.CreatePool:input_type -> nearcast.v1.CreatePoolRequest
+	0,   // 82: nearcast.v1.AdminService.GetPool:input_type -> nearcast.v1.GetRequest
+	1,   // 83: nearcast.v1.AdminService.ListPools:input_type -> nearcast.v1.ListRequest
+	19,  // 84: nearcast.v1.AdminService.UpdatePool:input_type -> nearcast.v1.UpdatePoolRequest
+	2,   // 85: nearcast.v1.AdminService.DeletePool:input_type -> nearcast.v1.DeleteRequest
+	21,  // 86: nearcast.v1.AdminService.CreateSite:input_type -> nearcast.v1.CreateSiteRequest
+	0,   // 87: nearcast.v1.AdminService.GetSite:input_type -> nearcast.v1.GetRequest
+	1,   // 88: nearcast.v1.AdminService.ListSites:input_type -> nearcast.v1.ListRequest
+	22,  // 89: nearcast.v1.AdminService.UpdateSite:input_type -> nearcast.v1.UpdateSiteRequest
+	2,   // 90: nearcast.v1.AdminService.DeleteSite:input_type -> nearcast.v1.DeleteRequest
+	24,  // 91: nearcast.v1.AdminService.CreateRegion:input_type -> nearcast.v1.CreateRegionRequest
+	1,   // 92: nearcast.v1.AdminService.ListRegions:input_type -> nearcast.v1.ListRequest
+	2,   // 93: nearcast.v1.AdminService.DeleteRegion:input_type -> nearcast.v1.DeleteRequest
+	73,  // 94: nearcast.v1.AdminService.CreateZone:input_type -> nearcast.v1.CreateZoneRequest
+	0,   // 95: nearcast.v1.AdminService.GetZone:input_type -> nearcast.v1.GetRequest
+	1,   // 96: nearcast.v1.AdminService.ListZones:input_type -> nearcast.v1.ListRequest
+	74,  // 97: nearcast.v1.AdminService.UpdateZone:input_type -> nearcast.v1.UpdateZoneRequest
+	2,   // 98: nearcast.v1.AdminService.DeleteZone:input_type -> nearcast.v1.DeleteRequest
+	75,  // 99: nearcast.v1.AdminService.RollZoneKey:input_type -> nearcast.v1.RollZoneKeyRequest
+	76,  // 100: nearcast.v1.AdminService.GetSteering:input_type -> google.protobuf.Empty
+	77,  // 101: nearcast.v1.AdminService.UpdateSteering:input_type -> nearcast.v1.UpdateSteeringRequest
+	78,  // 102: nearcast.v1.AdminService.ExplainSteer:input_type -> nearcast.v1.ExplainSteerRequest
+	79,  // 103: nearcast.v1.AdminService.ListGains:input_type -> nearcast.v1.ListGainsRequest
+	80,  // 104: nearcast.v1.AdminService.SetDirectPath:input_type -> nearcast.v1.SetDirectPathRequest
+	0,   // 105: nearcast.v1.AdminService.GetNode:input_type -> nearcast.v1.GetRequest
+	1,   // 106: nearcast.v1.AdminService.ListNodes:input_type -> nearcast.v1.ListRequest
+	26,  // 107: nearcast.v1.AdminService.UpdateNode:input_type -> nearcast.v1.UpdateNodeRequest
+	2,   // 108: nearcast.v1.AdminService.DeleteNode:input_type -> nearcast.v1.DeleteRequest
+	81,  // 109: nearcast.v1.AdminService.CreateBgpPeer:input_type -> nearcast.v1.CreateBgpPeerRequest
+	0,   // 110: nearcast.v1.AdminService.GetBgpPeer:input_type -> nearcast.v1.GetRequest
+	1,   // 111: nearcast.v1.AdminService.ListBgpPeers:input_type -> nearcast.v1.ListRequest
+	28,  // 112: nearcast.v1.AdminService.UpdateBgpPeer:input_type -> nearcast.v1.UpdateBgpPeerRequest
+	2,   // 113: nearcast.v1.AdminService.DeleteBgpPeer:input_type -> nearcast.v1.DeleteRequest
+	1,   // 114: nearcast.v1.AdminService.ListAnnouncements:input_type -> nearcast.v1.ListRequest
+	82,  // 115: nearcast.v1.AdminService.SetAnnouncing:input_type -> nearcast.v1.SetAnnouncingRequest
+	29,  // 116: nearcast.v1.AdminService.CreateJoinToken:input_type -> nearcast.v1.CreateJoinTokenRequest
+	1,   // 117: nearcast.v1.AdminService.ListJoinTokens:input_type -> nearcast.v1.ListRequest
+	2,   // 118: nearcast.v1.AdminService.DeleteJoinToken:input_type -> nearcast.v1.DeleteRequest
+	32,  // 119: nearcast.v1.AdminService.CreateOperator:input_type -> nearcast.v1.CreateOperatorRequest
+	1,   // 120: nearcast.v1.AdminService.ListOperators:input_type -> nearcast.v1.ListRequest
+	2,   // 121: nearcast.v1.AdminService.DeleteOperator:input_type -> nearcast.v1.DeleteRequest
+	35,  // 122: nearcast.v1.AdminService.CreateAccessKey:input_type -> nearcast.v1.CreateAccessKeyRequest
+	1,   // 123: nearcast.v1.AdminService.ListAccessKeys:input_type -> nearcast.v1.ListRequest
+	36,  // 124: nearcast.v1.AdminService.RotateAccessKey:input_type -> nearcast.v1.RotateAccessKeyRequest
+	2,   // 125: nearcast.v1.AdminService.DeleteAccessKey:input_type -> nearcast.v1.DeleteRequest
+	39,  // 126: nearcast.v1.AdminService.TagResource:input_type -> nearcast.v1.TagResourceRequest
+	40,  // 127: nearcast.v1.AdminService.UntagResource:input_type -> nearcast.v1.UntagResourceRequest
+	76,  // 128: nearcast.v1.AdminService.GetSettings:input_type -> google.protobuf.Empty
+	41,  // 129: nearcast.v1.AdminService.UpdateSettings:input_type -> nearcast.v1.UpdateSettingsRequest
+	1,   // 130: nearcast.v1.AdminService.ListHealth:input_type -> nearcast.v1.ListRequest
+	1,   // 131: nearcast.v1.AdminService.ListPaths:input_type -> nearcast.v1.ListRequest
+	76,  // 132: nearcast.v1.AdminService.GetStatus:input_type -> google.protobuf.Empty
+	76,  // 133: nearcast.v1.AdminService.GetSnapshot:input_type -> google.protobuf.Empty
+	1,   // 134: nearcast.v1.AdminService.ListAudit:input_type -> nearcast.v1.ListRequest
+	76,  // 135: nearcast.v1.AdminService.WhoAmI:input_type -> google.protobuf.Empty
+	51,  // 136: nearcast.v1.AdminService.CreateAccelerator:output_type -> nearcast.v1.Accelerator
+	51,  // 137: nearcast.v1.AdminService.GetAccelerator:output_type -> nearcast.v1.Accelerator
+	5,   // 138: nearcast.v1.AdminService.ListAccelerators:output_type -> nearcast.v1.ListAcceleratorsResponse
+	51,  // 139: nearcast.v1.AdminService.UpdateAccelerator:output_type -> nearcast.v1.Accelerator
+	76,  // 140: nearcast.v1.AdminService.DeleteAccelerator:output_type -> google.protobuf.Empty
+	53,  // 141: nearcast.v1.AdminService.CreateListener:output_type -> nearcast.v1.Listener
+	53,  // 142: nearcast.v1.AdminService.GetListener:output_type -> nearcast.v1.Listener
+	8,   // 143: nearcast.v1.AdminService.ListListeners:output_type -> nearcast.v1.ListListenersResponse
+	53,  // 144: nearcast.v1.AdminService.UpdateListener:output_type -> nearcast.v1.Listener
+	76,  // 145: nearcast.v1.AdminService.DeleteListener:output_type -> google.protobuf.Empty
+	54,  // 146: nearcast.v1.AdminService.CreateEndpointGroup:output_type -> nearcast.v1.EndpointGroup
+	54,  // 147: nearcast.v1.AdminService.GetEndpointGroup:output_type -> nearcast.v1.EndpointGroup
+	11,  // 148: nearcast.v1.AdminService.ListEndpointGroups:output_type -> nearcast.v1.ListEndpointGroupsResponse
+	54,  // 149: nearcast.v1.AdminService.UpdateEndpointGroup:output_type -> nearcast.v1.EndpointGroup
+	76,  // 150: nearcast.v1.AdminService.DeleteEndpointGroup:output_type -> google.protobuf.Empty
+	54,  // 151: nearcast.v1.AdminService.AddEndpoints:output_type -> nearcast.v1.EndpointGroup
+	54,  // 152: nearcast.v1.AdminService.UpdateEndpoints:output_type -> nearcast.v1.EndpointGroup
+	54,  // 153: nearcast.v1.AdminService.RemoveEndpoints:output_type -> nearcast.v1.EndpointGroup
+	56,  // 154: nearcast.v1.AdminService.CreateTarget:output_type -> nearcast.v1.Target
+	56,  // 155: nearcast.v1.AdminService.GetTarget:output_type -> nearcast.v1.Target
+	17,  // 156: nearcast.v1.AdminService.ListTargets:output_type -> nearcast.v1.ListTargetsResponse
+	56,  // 157: nearcast.v1.AdminService.UpdateTarget:output_type -> nearcast.v1.Target
+	76,  // 158: nearcast.v1.AdminService.DeleteTarget:output_type -> google.protobuf.Empty
+	57,  // 159: nearcast.v1.AdminService.CreatePool:output_type -> nearcast.v1.Pool
+	57,  // 160: nearcast.v1.AdminService.GetPool:output_type -> nearcast.v1.Pool
+	20,  // 161: nearcast.v1.AdminService.ListPools:output_type -> nearcast.v1.ListPoolsResponse
+	57,  // 162: nearcast.v1.AdminService.UpdatePool:output_type -> nearcast.v1.Pool
+	76,  // 163: nearcast.v1.AdminService.DeletePool:output_type -> google.protobuf.Empty
+	58,  // 164: nearcast.v1.AdminService.CreateSite:output_type -> nearcast.v1.Site
+	58,  // 165: nearcast.v1.AdminService.GetSite:output_type -> nearcast.v1.Site
+	23,  // 166: nearcast.v1.AdminService.ListSites:output_type -> nearcast.v1.ListSitesResponse
+	58,  // 167: nearcast.v1.AdminService.UpdateSite:output_type -> nearcast.v1.Site
+	76,  // 168: nearcast.v1.AdminService.DeleteSite:output_type -> google.protobuf.Empty
+	59,  // 169: nearcast.v1.AdminService.CreateRegion:output_type -> nearcast.v1.Region
+	25,  // 170: nearcast.v1.AdminService.ListRegions:output_type -> nearcast.v1.ListRegionsResponse
+	76,  // 171: nearcast.v1.AdminService.DeleteRegion:output_type -> google.protobuf.Empty
+	83,  // 172: nearcast.v1.AdminService.CreateZone:output_type -> nearcast.v1.Zone
+	83,  // 173: nearcast.v1.AdminService.GetZone:output_type -> nearcast.v1.Zone
+	84,  // 174: nearcast.v1.AdminService.ListZones:output_type -> nearcast.v1.ListZonesResponse
+	83,  // 175: nearcast.v1.AdminService.UpdateZone:output_type -> nearcast.v1.Zone
+	76,  // 176: nearcast.v1.AdminService.DeleteZone:output_type -> google.protobuf.Empty
+	83,  // 177: nearcast.v1.AdminService.RollZoneKey:output_type -> nearcast.v1.Zone
+	85,  // 178: nearcast.v1.AdminService.GetSteering:output_type -> nearcast.v1.Steering
+	85,  // 179: nearcast.v1.AdminService.UpdateSteering:output_type -> nearcast.v1.Steering
+	86,  // 180: nearcast.v1.AdminService.ExplainSteer:output_type -> nearcast.v1.ExplainSteerResponse
+	87,  // 181: nearcast.v1.AdminService.ListGains:output_type -> nearcast.v1.ListGainsResponse
+	88,  // 182: nearcast.v1.AdminService.SetDirectPath:output_type -> nearcast.v1.DirectPath
+	60,  // 183: nearcast.v1.AdminService.GetNode:output_type -> nearcast.v1.Node
+	27,  // 184: nearcast.v1.AdminService.ListNodes:output_type -> nearcast.v1.ListNodesResponse
+	60,  // 185: nearcast.v1.AdminService.UpdateNode:output_type -> nearcast.v1.Node
+	76,  // 186: nearcast.v1.AdminService.DeleteNode:output_type -> google.protobuf.Empty
+	61,  // 187: nearcast.v1.AdminService.CreateBgpPeer:output_type -> nearcast.v1.BgpPeer
+	61,  // 188: nearcast.v1.AdminService.GetBgpPeer:output_type -> nearcast.v1.BgpPeer
+	89,  // 189: nearcast.v1.AdminService.ListBgpPeers:output_type -> nearcast.v1.ListBgpPeersResponse
+	61,  // 190: nearcast.v1.AdminService.UpdateBgpPeer:output_type -> nearcast.v1.BgpPeer
+	76,  // 191: nearcast.v1.AdminService.DeleteBgpPeer:output_type -> google.protobuf.Empty
+	90,  // 192: nearcast.v1.AdminService.ListAnnouncements:output_type -> nearcast.v1.ListAnnouncementsResponse
+	90,  // 193: nearcast.v1.AdminService.SetAnnouncing:output_type -> nearcast.v1.ListAnnouncementsResponse
+	30,  // 194: nearcast.v1.AdminService.CreateJoinToken:output_type -> nearcast.v1.CreateJoinTokenResponse
+	31,  // 195: nearcast.v1.AdminService.ListJoinTokens:output_type -> nearcast.v1.ListJoinTokensResponse
+	76,  // 196: nearcast.v1.AdminService.DeleteJoinToken:output_type -> google.protobuf.Empty
+	33,  // 197: nearcast.v1.AdminService.CreateOperator:output_type -> nearcast.v1.CreateOperatorResponse
+	34,  // 198: nearcast.v1.AdminService.ListOperators:output_type -> nearcast.v1.ListOperatorsResponse
+	76,  // 199: nearcast.v1.AdminService.DeleteOperator:output_type -> google.protobuf.Empty
+	37,  // 200: nearcast.v1.AdminService.CreateAccessKey:output_type -> nearcast.v1.AccessKeySecret
+	38,  // 201: nearcast.v1.AdminService.ListAccessKeys:output_type -> nearcast.v1.ListAccessKeysResponse
+	37,  // 202: nearcast.v1.AdminService.RotateAccessKey:output_type -> nearcast.v1.AccessKeySecret
+	76,  // 203: nearcast.v1.AdminService.DeleteAccessKey:output_type -> google.protobuf.Empty
+	76,  // 204: nearcast.v1.AdminService.TagResource:output_type -> google.protobuf.Empty
+	76,  // 205: nearcast.v1.AdminService.UntagResource:output_type -> google.protobuf.Empty
+	66,  // 206: nearcast.v1.AdminService.GetSettings:output_type -> nearcast.v1.Settings
+	66,  // 207: nearcast.v1.AdminService.UpdateSettings:output_type -> nearcast.v1.Settings
+	44,  // 208: nearcast.v1.AdminService.ListHealth:output_type -> nearcast.v1.ListHealthResponse
+	46,  // 209: nearcast.v1.AdminService.ListPaths:output_type -> nearcast.v1.ListPathsResponse
+	47,  // 210: nearcast.v1.AdminService.GetStatus:output_type -> nearcast.v1.StatusResponse
+	91,  // 211: nearcast.v1.AdminService.GetSnapshot:output_type -> nearcast.v1.Snapshot
+	49,  // 212: nearcast.v1.AdminService.ListAudit:output_type -> nearcast.v1.ListAuditResponse
+	63,  // 213: nearcast.v1.AdminService.WhoAmI:output_type -> nearcast.v1.Operator
+	136, // [136:214] is the sub-list for method output_type
+	58,  // [58:136] is the sub-list for method input_type
+	58,  // [58:58] is the sub-list for extension type_name
+	58,  // [58:58] is the sub-list for extension extendee
+	0,   // [0:58] is the sub-list for field type_name
 }
 
 func init() { file_nearcast_v1_admin_proto_init() }
@@ -3432,6 +3443,7 @@ func file_nearcast_v1_admin_proto_init() {
 		return
 	}
 	file_nearcast_v1_announce_proto_init()
+	file_nearcast_v1_countries_proto_init()
 	file_nearcast_v1_dns_proto_init()
 	file_nearcast_v1_gains_proto_init()
 	file_nearcast_v1_node_proto_init()

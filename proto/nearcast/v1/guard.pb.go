@@ -28,7 +28,7 @@ const (
 type Guard struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Networks (CIDR). Packets from denied ones are dropped, and so are those from none of the allowed ones, if
-	// there are any. Established flows are no exception.
+	// there are any (unless allow_countries lets them in). Established flows are no exception.
 	AllowNetworks []string `protobuf:"bytes,1,rep,name=allow_networks,json=allowNetworks,proto3" json:"allow_networks,omitempty"` // ≤ 1,000
 	DenyNetworks  []string `protobuf:"bytes,2,rep,name=deny_networks,json=denyNetworks,proto3" json:"deny_networks,omitempty"`    // ≤ 1,000
 	// New TCP flows and UDP packets on one node, of one source (an IPv4 address or an IPv6 /64) and of all.
@@ -41,8 +41,15 @@ type Guard struct {
 	// UDP: an answer that would make the bytes sent to a source more than this many times those that came from
 	// it is dropped, until the source has proved that it gets answers. 0: no limit; 1–100.
 	MaxAmplification uint32 `protobuf:"varint,7,opt,name=max_amplification,json=maxAmplification,proto3" json:"max_amplification,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Countries (ISO 3166-1 alpha-2, like DE; any case), whose networks the controllers compile from a country
+	// database. The order is: deny_networks, allow_networks, deny_countries, allow_countries; the first one that
+	// a source is on decides. A source that is on none is dropped if there are allow_networks or allow_countries.
+	// No country is in both lists. Nodes do without a list that is not there: a denied country passes then, and
+	// allow_countries is not enforced while the list of one is missing.
+	AllowCountries []string `protobuf:"bytes,160,rep,name=allow_countries,json=allowCountries,proto3" json:"allow_countries,omitempty"`
+	DenyCountries  []string `protobuf:"bytes,161,rep,name=deny_countries,json=denyCountries,proto3" json:"deny_countries,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Guard) Reset() {
@@ -124,6 +131,20 @@ func (x *Guard) GetMaxAmplification() uint32 {
 	return 0
 }
 
+func (x *Guard) GetAllowCountries() []string {
+	if x != nil {
+		return x.AllowCountries
+	}
+	return nil
+}
+
+func (x *Guard) GetDenyCountries() []string {
+	if x != nil {
+		return x.DenyCountries
+	}
+	return nil
+}
+
 // GuardRate is how much may come on one node. 0 of both: no limit.
 type GuardRate struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -181,7 +202,7 @@ var File_nearcast_v1_guard_proto protoreflect.FileDescriptor
 
 const file_nearcast_v1_guard_proto_rawDesc = "" +
 	"\n" +
-	"\x17nearcast/v1/guard.proto\x12\vnearcast.v1\"\xca\x02\n" +
+	"\x17nearcast/v1/guard.proto\x12\vnearcast.v1\"\x9c\x03\n" +
 	"\x05Guard\x12%\n" +
 	"\x0eallow_networks\x18\x01 \x03(\tR\rallowNetworks\x12#\n" +
 	"\rdeny_networks\x18\x02 \x03(\tR\fdenyNetworks\x127\n" +
@@ -191,7 +212,9 @@ const file_nearcast_v1_guard_proto_rawDesc = "" +
 	"total_rate\x18\x04 \x01(\v2\x16.nearcast.v1.GuardRateR\ttotalRate\x121\n" +
 	"\bsyn_rate\x18\x05 \x01(\v2\x16.nearcast.v1.GuardRateR\asynRate\x12%\n" +
 	"\x0edrop_fragments\x18\x06 \x01(\bR\rdropFragments\x12+\n" +
-	"\x11max_amplification\x18\a \x01(\rR\x10maxAmplification\"@\n" +
+	"\x11max_amplification\x18\a \x01(\rR\x10maxAmplification\x12(\n" +
+	"\x0fallow_countries\x18\xa0\x01 \x03(\tR\x0eallowCountries\x12&\n" +
+	"\x0edeny_countries\x18\xa1\x01 \x03(\tR\rdenyCountries\"@\n" +
 	"\tGuardRate\x12\x1d\n" +
 	"\n" +
 	"per_second\x18\x01 \x01(\rR\tperSecond\x12\x14\n" +

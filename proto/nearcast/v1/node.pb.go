@@ -1270,7 +1270,8 @@ type Snapshot struct {
 	Steering              *Steering             `protobuf:"bytes,61,opt,name=steering,proto3" json:"steering,omitempty"`
 	DnsSuffix             string                `protobuf:"bytes,62,opt,name=dns_suffix,json=dnsSuffix,proto3" json:"dns_suffix,omitempty"` // see Settings
 	// Secrets of DNS cookies, 16 bytes each (RFC 9018): the first one makes cookies, all are taken.
-	CookieSecrets [][]byte `protobuf:"bytes,63,rep,name=cookie_secrets,json=cookieSecrets,proto3" json:"cookie_secrets,omitempty"`
+	CookieSecrets [][]byte       `protobuf:"bytes,63,rep,name=cookie_secrets,json=cookieSecrets,proto3" json:"cookie_secrets,omitempty"`
+	CountryLists  []*CountryList `protobuf:"bytes,160,rep,name=country_lists,json=countryLists,proto3" json:"country_lists,omitempty"` // those that listeners' guards name, once each
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1452,11 +1453,18 @@ func (x *Snapshot) GetCookieSecrets() [][]byte {
 	return nil
 }
 
+func (x *Snapshot) GetCountryLists() []*CountryList {
+	if x != nil {
+		return x.CountryLists
+	}
+	return nil
+}
+
 var File_nearcast_v1_node_proto protoreflect.FileDescriptor
 
 const file_nearcast_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x16nearcast/v1/node.proto\x12\vnearcast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1anearcast/v1/announce.proto\x1a\x1fnearcast/v1/customrouting.proto\x1a\x15nearcast/v1/dns.proto\x1a\x1bnearcast/v1/resources.proto\x1a\x19nearcast/v1/traffic.proto\"}\n" +
+	"\x16nearcast/v1/node.proto\x12\vnearcast.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1anearcast/v1/announce.proto\x1a\x1bnearcast/v1/countries.proto\x1a\x1fnearcast/v1/customrouting.proto\x1a\x15nearcast/v1/dns.proto\x1a\x1bnearcast/v1/resources.proto\x1a\x19nearcast/v1/traffic.proto\"}\n" +
 	"\rEnrollRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12/\n" +
 	"\x13certificate_request\x18\x02 \x01(\fR\x12certificateRequest\x12%\n" +
@@ -1539,7 +1547,7 @@ const file_nearcast_v1_node_proto_rawDesc = "" +
 	"\brevision\x18\x03 \x01(\x04R\brevision\"9\n" +
 	"\aCompare\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x12\n" +
-	"\x04hash\x18\x02 \x01(\fR\x04hash\"\xb3\a\n" +
+	"\x04hash\x18\x02 \x01(\fR\x04hash\"\xf3\a\n" +
 	"\bSnapshot\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12<\n" +
@@ -1564,7 +1572,8 @@ const file_nearcast_v1_node_proto_rawDesc = "" +
 	"\bsteering\x18= \x01(\v2\x15.nearcast.v1.SteeringR\bsteering\x12\x1d\n" +
 	"\n" +
 	"dns_suffix\x18> \x01(\tR\tdnsSuffix\x12%\n" +
-	"\x0ecookie_secrets\x18? \x03(\fR\rcookieSecrets2R\n" +
+	"\x0ecookie_secrets\x18? \x03(\fR\rcookieSecrets\x12>\n" +
+	"\rcountry_lists\x18\xa0\x01 \x03(\v2\x18.nearcast.v1.CountryListR\fcountryLists2R\n" +
 	"\rEnrollService\x12A\n" +
 	"\x06Enroll\x12\x1a.nearcast.v1.EnrollRequest\x1a\x1b.nearcast.v1.EnrollResponse2\x93\x01\n" +
 	"\vNodeService\x12>\n" +
@@ -1624,6 +1633,7 @@ var file_nearcast_v1_node_proto_goTypes = []any{
 	(*CustomRoutingGroup)(nil),    // 36: nearcast.v1.CustomRoutingGroup
 	(*Zone)(nil),                  // 37: nearcast.v1.Zone
 	(*Steering)(nil),              // 38: nearcast.v1.Steering
+	(*CountryList)(nil),           // 39: nearcast.v1.CountryList
 }
 var file_nearcast_v1_node_proto_depIdxs = []int32{
 	17, // 0: nearcast.v1.EnrollRequest.node:type_name -> nearcast.v1.Node
@@ -1662,17 +1672,18 @@ var file_nearcast_v1_node_proto_depIdxs = []int32{
 	36, // 33: nearcast.v1.Snapshot.custom_routing_groups:type_name -> nearcast.v1.CustomRoutingGroup
 	37, // 34: nearcast.v1.Snapshot.zones:type_name -> nearcast.v1.Zone
 	38, // 35: nearcast.v1.Snapshot.steering:type_name -> nearcast.v1.Steering
-	0,  // 36: nearcast.v1.EnrollService.Enroll:input_type -> nearcast.v1.EnrollRequest
-	2,  // 37: nearcast.v1.NodeService.Renew:input_type -> nearcast.v1.RenewRequest
-	4,  // 38: nearcast.v1.NodeService.Sync:input_type -> nearcast.v1.NodeMessage
-	1,  // 39: nearcast.v1.EnrollService.Enroll:output_type -> nearcast.v1.EnrollResponse
-	3,  // 40: nearcast.v1.NodeService.Renew:output_type -> nearcast.v1.RenewResponse
-	12, // 41: nearcast.v1.NodeService.Sync:output_type -> nearcast.v1.ControllerMessage
-	39, // [39:42] is the sub-list for method output_type
-	36, // [36:39] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	39, // 36: nearcast.v1.Snapshot.country_lists:type_name -> nearcast.v1.CountryList
+	0,  // 37: nearcast.v1.EnrollService.Enroll:input_type -> nearcast.v1.EnrollRequest
+	2,  // 38: nearcast.v1.NodeService.Renew:input_type -> nearcast.v1.RenewRequest
+	4,  // 39: nearcast.v1.NodeService.Sync:input_type -> nearcast.v1.NodeMessage
+	1,  // 40: nearcast.v1.EnrollService.Enroll:output_type -> nearcast.v1.EnrollResponse
+	3,  // 41: nearcast.v1.NodeService.Renew:output_type -> nearcast.v1.RenewResponse
+	12, // 42: nearcast.v1.NodeService.Sync:output_type -> nearcast.v1.ControllerMessage
+	40, // [40:43] is the sub-list for method output_type
+	37, // [37:40] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_nearcast_v1_node_proto_init() }
@@ -1681,6 +1692,7 @@ func file_nearcast_v1_node_proto_init() {
 		return
 	}
 	file_nearcast_v1_announce_proto_init()
+	file_nearcast_v1_countries_proto_init()
 	file_nearcast_v1_customrouting_proto_init()
 	file_nearcast_v1_dns_proto_init()
 	file_nearcast_v1_resources_proto_init()
