@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/nearcast/nearcast/proto/identity"
+	"github.com/nearcast/nearcast/proto/model"
 	v1 "github.com/nearcast/nearcast/proto/nearcast/v1"
 )
 
@@ -63,12 +64,17 @@ func TestSnapshotsReachNodesAndAreAcknowledged(t *testing.T) {
 	o.furnish(t)
 	slow, node := o.join(t, c.addr, "slow", "nyc"), o.join(t, c.addr, "n1", "ams")
 	s := node.sync(t, c.addr, nil) // answers when the test wants
-	s.wait(t, "a snapshot", func() bool { return s.welcome != nil && s.snapshot != nil })
-	if got := s.welcome.GetControllers(); len(got) != 1 || got[0] != c.addr {
+	var welcome *v1.Welcome
+	var first *model.Snapshot // the next one may come at any time
+	s.wait(t, "a snapshot", func() bool {
+		welcome, first = s.welcome, s.snapshot
+		return welcome != nil && first != nil
+	})
+	if got := welcome.GetControllers(); len(got) != 1 || got[0] != c.addr {
 		t.Errorf("welcome names controllers %v, want %s", got, c.addr)
 	}
-	if len(s.snapshot.GossipKeys) != 1 || s.snapshot.Cluster != "test" {
-		t.Errorf("snapshot of %q with %d gossip keys", s.snapshot.Cluster, len(s.snapshot.GossipKeys))
+	if len(first.GossipKeys) != 1 || first.Cluster != "test" {
+		t.Errorf("snapshot of %q with %d gossip keys", first.Cluster, len(first.GossipKeys))
 	}
 	// A node that never reads what it is sent holds up nobody.
 	blocked := must[v1.NodeService_SyncClient](t)(slow.client(t, c.addr).Sync(t.Context()))
