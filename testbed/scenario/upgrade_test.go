@@ -22,8 +22,8 @@ import (
 )
 
 // TestUpgrade has nodes upgraded under 200 new connections a second, long flows and UDP flows: an edge with the
-// kernel's dispatcher, one with plain sockets, and a gateway. NEARCAST_UPGRADES=20 is the full size, with 500
-// long flows.
+// kernel's dispatcher and two accepting sockets, and a gateway. NEARCAST_UPGRADES=20 is the full size, with
+// 500 long flows.
 func TestUpgrade(t *testing.T) {
 	netns.RequireRoot(t, "pins")
 	upgrades, long := 3, 100
@@ -43,7 +43,7 @@ func TestUpgrade(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	d := raise(t, "main", named("upg"), world.Options{Pins: pins})
+	d := raise(t, "main", named("upg"), world.Options{Pins: pins, NodeArgs: []string{"--accept-sockets", "2"}})
 	t.Cleanup(func() { d.stopNext(t, "sin-1", "fra-1") })
 	t.Run("dispatch", func(t *testing.T) { d.upgradeUnderLoad(t, "sin-1", upgrades, long, 0) })
 	t.Run("gateway", func(t *testing.T) { d.upgradeUnderLoad(t, "fra-1", 1, long, -1) })
