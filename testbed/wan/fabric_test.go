@@ -252,6 +252,12 @@ func TestBuildFailsCleanly(t *testing.T) {
 	if _, err := Build(f.set, Spec{Hosts: []Host{{Name: "a"}}}); err == nil {
 		t.Error("built a second core in one set")
 	}
+	// The first Run is ForTest's, on its way. Were this one earlier, it would go on for ever.
+	until(t, "it runs", func() bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.running
+	})
 	if err := f.Run(t.Context()); err == nil {
 		t.Error("ran twice")
 	}

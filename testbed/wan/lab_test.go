@@ -269,34 +269,43 @@ func drain(t *testing.T, c *net.UDPConn, marker uint64) (got []uint64) {
 
 // transfer sends data over TCP from a to b and returns what arrives.
 func transfer(ctx context.Context, from, to *netns.NS, at netip.Addr, data []byte) (got []byte, err error) {
-	l, err := to.Listen(ctx, "tcp", netip.AddrPortFrom(at, 0))
-	if err != nil {
-		return nil, err
-	}
-	defer l.Close()
-	sent := make(chan error, 1)
-	go func() { sent <- sendAll(ctx, from, l.Addr().String(), data) }()
-	c, err := l.Accept()
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(4 * patience)); err != nil {
-		return nil, err
-	}
 	got = make([]byte, 0, len(data)+1)
-	for {
-		n, err := c.Read(got[len(got):cap(got)])
-		got = got[:len(got)+n]
-		if err != nil || n == 0 {
-			return got, errors.Join(<-sent, notEOF(err))
+	err = exchange(ctx, from, to, at, func(c net.Conn) error {
+		_, err := c.Write(data)
+		return err
+	}, func(c net.Conn) error {
+		for {
+			n, err := c.Read(got[len(got):cap(got)])
+			got = got[:len(got)+n]
+			if errors.Is(err, io.EOF) || n == 0 && err == nil {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
 		}
-	}
+	})
+	return got, err
 }
 
 // pour sends n bytes over TCP from a to b without keeping them: big buffers would make garbage collections,
 // which stop the engine, since it shares this process.
 func pour(ctx context.Context, from, to *netns.NS, at netip.Addr, n int) error {
+	return exchange(ctx, from, to, at, func(c net.Conn) error {
+		_, err := io.CopyN(onlyWriter{c}, zeros{}, int64(n))
+		return err
+	}, func(c net.Conn) error {
+		got, err := io.CopyBuffer(onlyWriter{io.Discard}, c, make([]byte, 256<<10))
+		if err == nil && got != int64(n) {
+			err = fmt.Errorf("%d bytes of %d arrived", got, n)
+		}
+		return err
+	})
+}
+
+// exchange connects from with to over TCP and lets send and receive have an end each. Whichever fails, none
+// of them waits for the other for ever.
+func exchange(ctx context.Context, from, to *netns.NS, at netip.Addr, send, receive func(net.Conn) error) error {
 	l, err := to.Listen(ctx, "tcp", netip.AddrPortFrom(at, 0))
 	if err != nil {
 		return err
@@ -305,24 +314,18 @@ func pour(ctx context.Context, from, to *netns.NS, at netip.Addr, n int) error {
 	sent := make(chan error, 1)
 	go func() {
 		c, err := from.DialContext(ctx, "tcp", l.Addr().String())
-		if err == nil {
-			_, err = io.CopyN(onlyWriter{c}, zeros{}, int64(n))
-			err = errors.Join(err, c.Close())
+		if err != nil {
+			l.Close() // nobody comes
+			sent <- err
+			return
 		}
-		sent <- err
+		sent <- errors.Join(c.SetDeadline(time.Now().Add(4*patience)), send(c), c.Close())
 	}()
 	c, err := l.Accept()
 	if err != nil {
-		return err
+		return errors.Join(err, <-sent)
 	}
-	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(4 * patience)); err != nil {
-		return err
-	}
-	got, err := io.CopyBuffer(onlyWriter{io.Discard}, c, make([]byte, 256<<10))
-	if err == nil && got != int64(n) {
-		err = fmt.Errorf("%d bytes of %d arrived", got, n)
-	}
+	err = errors.Join(c.SetDeadline(time.Now().Add(4*patience)), receive(c), c.Close())
 	return errors.Join(err, <-sent)
 }
 
@@ -333,19 +336,3 @@ type (
 )
 
 func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
-
-func sendAll(ctx context.Context, from *netns.NS, to string, data []byte) error {
-	c, err := from.DialContext(ctx, "tcp", to)
-	if err != nil {
-		return err
-	}
-	_, err = c.Write(data)
-	return errors.Join(err, c.Close())
-}
-
-func notEOF(err error) error {
-	if err != nil && err.Error() == "EOF" {
-		return nil
-	}
-	return err
-}
