@@ -69,7 +69,7 @@ func (a *Arrivals) Run(ctx context.Context, lasts time.Duration) (out Arrived, e
 			for ; out.Came < due; out.Came++ {
 				select {
 				case slots <- struct{}{}:
-				case <-time.After(lasts):
+				case <-time.After(lasts + 10*a.Timeout): // each of them gives up before that
 					return errors.New("clients do not leave")
 				}
 				f, err := connectNow(a.Addr)

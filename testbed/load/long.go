@@ -22,6 +22,7 @@ type Long struct {
 	Count int
 	Every time.Duration
 
+	Answered atomic.Int64 // connections that have had an echo
 	Broken   atomic.Int64 // connections that ended or returned wrong bytes
 	Messages atomic.Int64 // echoed
 
@@ -81,6 +82,9 @@ func (l *Long) converse(ctx context.Context, c net.Conn, id uint64) error {
 		}
 		if !bytes.Equal(in, out) {
 			return errors.New("the echo differs from what was sent")
+		}
+		if n == 0 {
+			l.Answered.Add(1)
 		}
 		l.Messages.Add(1)
 		l.noteSilence(time.Since(begin))

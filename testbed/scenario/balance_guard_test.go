@@ -51,7 +51,7 @@ func (g *guardedSite) listen(t *testing.T) {
 		"--health-port", fmt.Sprint(load.PortHTTP), "--health-path", "/health", "--health-interval", "1s",
 		"--port-override", fmt.Sprintf("%d:%d", guardedPort, load.PortHTTP),
 		"--endpoint", g.EndpointAddr(g.app.Home, 0).String())
-	eventually(t, 30*time.Second, "the listener serves", func() error {
+	eventually(t, 60*time.Second, "the listener serves", func() error {
 		_, err := g.fetchAll(g.host(), 12)
 		return err
 	})
@@ -127,8 +127,7 @@ func (g *guardedSite) counted(t *testing.T, program, verdict, reason string) (su
 		if p.PID() == 0 {
 			continue
 		}
-		text, err := p.Get(g.ctx, "/metrics")
-		g.do(t, err)
+		text := metrics(t, p)
 		_, value, found := strings.Cut(text, want)
 		if !found {
 			t.Fatalf("%s has no %s", name, want)
@@ -148,27 +147,30 @@ func (g *guardedSite) denied(t *testing.T) {
 	good := [2]netip.Addr{g.host()[0]}
 	g.run(t, nil, "listener", "update", g.listener, "--deny-from",
 		fmt.Sprintf("%v,%v", network, netip.PrefixFrom(bad[1], 128)))
-	eventually(t, 30*time.Second, "the rules hold at all nodes", func() error {
+	eventually(t, 60*time.Second, "the rules hold at all nodes", func() error {
 		if n := g.silent(bad, 12, silent); n < 12 {
 			return fmt.Errorf("%d of 12 connections are not answered", n)
 		}
 		return nil
 	})
 	const tries = 40
-	dropped, came := g.counted(t, "guard", "drop", "denied"), g.counted(t, "balance", "local", "forwarded")
-	if n := g.silent(bad, tries, silent); n < tries {
-		t.Errorf("%d of %d connections of who is denied were answered", tries-n, tries)
-	}
-	dropped, came = g.counted(t, "guard", "drop", "denied")-dropped, g.counted(t, "balance", "local", "forwarded")-came
-	t.Logf("%d connections of who is denied: %d packets dropped; %d packets of all came in at another node", tries, dropped, came)
-	if dropped < tries || came < tries/4 {
-		t.Errorf("%d connections: %d packets dropped, %d came in at another node: too few to show anything", tries, dropped, came)
-	}
+	eventually(t, 60*time.Second, "enough SYNs come in to show something", func() error { // a busy machine sends them late
+		dropped, came := g.counted(t, "guard", "drop", "denied"), g.counted(t, "balance", "local", "forwarded")
+		if n := g.silent(bad, tries, silent); n < tries {
+			t.Errorf("%d of %d connections of who is denied were answered", tries-n, tries)
+		}
+		dropped, came = g.counted(t, "guard", "drop", "denied")-dropped, g.counted(t, "balance", "local", "forwarded")-came
+		t.Logf("%d connections of who is denied: %d packets dropped; %d packets of all came in at another node", tries, dropped, came)
+		if dropped < tries || came < tries/4 {
+			return fmt.Errorf("%d connections: %d packets dropped, %d came in at another node", tries, dropped, came)
+		}
+		return nil
+	})
 	if n, err := g.fetchAll(good, 12); n < 12 {
 		t.Errorf("who is not denied: %d of 12 were answered: %v", n, err)
 	}
 	g.run(t, nil, "listener", "update", g.listener, "--deny-from", "")
-	eventually(t, 30*time.Second, "who was denied is served again", func() error {
+	eventually(t, 60*time.Second, "who was denied is served again", func() error {
 		_, err := g.fetchAll(bad, 12)
 		return err
 	})
@@ -195,7 +197,7 @@ func (g *guardedSite) often(t *testing.T) {
 		t.Errorf("another source: %v", err)
 	}
 	g.run(t, nil, "listener", "update", g.listener, "--source-rate", "")
-	eventually(t, 30*time.Second, "there is no rate any more", func() error {
+	eventually(t, 60*time.Second, "there is no rate any more", func() error {
 		_, err := g.fetchAll([2]netip.Addr{client}, 30)
 		return err
 	})
@@ -208,7 +210,7 @@ func (g *guardedSite) flooded(t *testing.T) {
 		g.do(t, g.NS(node).Sysctl("net.ipv4.tcp_syncookies", "2"))
 	}
 	g.run(t, nil, "listener", "update", g.listener, "--syn-cookies-above", "10/10")
-	eventually(t, 30*time.Second, "cookies at all nodes", func() error {
+	eventually(t, 60*time.Second, "cookies at all nodes", func() error {
 		before := g.counted(t, "guard", "answer", "answered")
 		if _, err := g.fetchAll(g.host(), 60); err != nil {
 			return err

@@ -107,7 +107,7 @@ func TestWithoutBalance(t *testing.T) {
 	d.start(t, d.Nodes["fra-3"])
 	d.routes(t, 3)
 	d.goesOn(t, udp)
-	eventually(t, 30*time.Second, "flows break", func() error {
+	eventually(t, 60*time.Second, "flows break", func() error {
 		if n := len(tcp.broken()); n < tcp.count/10 {
 			return fmt.Errorf("%d of %d", n, tcp.count)
 		}
@@ -231,7 +231,7 @@ func (d *deployment) siteStatus(p *world.Process) (s siteStatus, err error) {
 // opened waits until all flows are under way, on the nodes that there are.
 func (d *deployment) opened(t *testing.T, tcp *downloads, udp *udpFlows) {
 	t.Helper()
-	eventually(t, 30*time.Second, "all flows are open", func() error {
+	eventually(t, 60*time.Second, "all flows are open", func() error {
 		if n := d.sessions(t); n != udp.count {
 			return fmt.Errorf("%d UDP flows", n)
 		}
@@ -322,10 +322,7 @@ func (d *deployment) goesOn(t *testing.T, u *udpFlows) {
 // crossed asserts that nodes passed packets on to each other: otherwise nothing was shown.
 func (d *deployment) crossed(t *testing.T) {
 	t.Helper()
-	text, err := d.Nodes["fra-3"].Get(d.ctx, "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := metrics(t, d.Nodes["fra-3"])
 	for _, reason := range []string{"forward", "ask", "return"} {
 		name := fmt.Sprintf("nearcast_kernel_balance_packets_total{reason=%q,verdict=\"sent\"}", reason)
 		for line := range strings.Lines(text) {

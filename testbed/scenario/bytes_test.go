@@ -84,7 +84,7 @@ func (d *deployment) reset(t *testing.T) {
 	}
 	_ = c.SetLinger(0)
 	c.Close()
-	eventually(t, 20*time.Second, "the endpoint's connection ends", func() error {
+	eventually(t, 60*time.Second, "the endpoint's connection ends", func() error {
 		if n := metric(t, d.Nodes["sin-1"], "nearcast_relay_tcp_flows"); n != 0 {
 			return fmt.Errorf("%v flows left on the edge", n)
 		}
@@ -156,7 +156,7 @@ func (d *deployment) neverRead(t *testing.T) {
 		_ = c.SetReadBuffer(4096)
 	}
 	// The pipes fill, as fast as the machine can; then nothing may grow any more.
-	eventually(t, time.Minute, "memory stands still while clients do not read", func() error {
+	eventually(t, 4*time.Minute, "memory stands still while clients do not read", func() error {
 		e1, g1 := memory()
 		time.Sleep(10 * time.Second)
 		e2, g2 := memory()
@@ -222,7 +222,7 @@ func (d *deployment) udpBlocked(t *testing.T) {
 		return err
 	})
 	t.Logf("UDP blocked between the nodes: a datagram was answered after %v", took.Round(time.Millisecond))
-	eventually(t, 60*time.Second, "status says so", func() error {
+	eventually(t, 2*time.Minute, "status says so", func() error {
 		text, err := d.CLI(d.ctx, "status")
 		if err != nil || !strings.Contains(text, "UDP") {
 			return fmt.Errorf("status does not speak of UDP: %v", err)

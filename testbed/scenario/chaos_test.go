@@ -1,7 +1,6 @@
 package scenario
 
 import (
-	"context"
 	"syscall"
 	"testing"
 	"time"
@@ -165,16 +164,9 @@ func (d *deployment) play(t *testing.T, e episode) {
 	if err := d.Settled(d.ctx); err != nil {
 		t.Fatal(err)
 	}
-	long := &load.Long{Dial: d.Dial("jakarta"), Addr: d.at(load.PortEcho), Count: 30, Every: 100 * time.Millisecond}
-	ctx, cancel := context.WithCancel(d.ctx)
-	opened, done := make(chan struct{}), make(chan error, 1)
-	go func() { done <- long.Run(ctx, func() { close(opened) }) }()
-	select {
-	case <-opened:
-	case err := <-done:
-		cancel()
-		t.Fatal(err)
-	}
+	long, stop := d.openLong(t, 30, 100*time.Millisecond)
+	beside := d.direct("jakarta", "us-iad-1", 20*time.Millisecond)
+	defer beside.end()
 	var broke, healed time.Time
 	as := d.steadyRate("jakarta", 25*time.Millisecond, func() {
 		time.Sleep(settle)
@@ -185,9 +177,9 @@ func (d *deployment) play(t *testing.T, e episode) {
 		healed = time.Now()
 		time.Sleep(e.afterwards)
 	})
-	cancel()
-	if err := <-done; err != nil {
-		t.Error(err)
+	stop()
+	if e.recovered != never {
+		e.recovered = beside.allow(t, e.recovered)
 	}
 	d.report(t, e, as, long, broke, healed)
 }

@@ -283,7 +283,7 @@ func (c *custom) leads(t *testing.T) {
 				refused++
 				continue
 			}
-			eventually(t, 20*time.Second, network+" to "+destination, func() error { return c.visit(network, destination) })
+			eventually(t, 60*time.Second, network+" to "+destination, func() error { return c.visit(network, destination) })
 			served++
 		}
 	}
@@ -313,7 +313,7 @@ func (c *custom) denies(t *testing.T) {
 		EndpointId: aws.String("subnet-game"), DestinationAddresses: []string{"10.250.0.3"}})
 	c.do(t, err)
 	begin := time.Now()
-	took := eventually(t, 30*time.Second, "a refusal", func() error {
+	took := eventually(t, 60*time.Second, "a refusal", func() error {
 		if err := c.visit("tcp", destination); !errors.Is(err, syscall.ECONNREFUSED) {
 			return fmt.Errorf("not refused: %w", errors.Join(err, errors.New("served")))
 		}
@@ -359,8 +359,12 @@ func (c *custom) counted(t *testing.T) {
 	})
 	// A record is there when its flow has ended: datagrams have been silent for long enough then.
 	var all []record
-	eventually(t, 2*time.Minute, "the flows are logged", func() error {
+	denied := 0
+	eventually(t, 3*time.Minute, "the flows are logged", func() error {
 		all = inDirectory(t, c.logs)
+		if denied = deniedAmong(all); denied == 0 {
+			return errors.New("no datagram that was denied is logged")
+		}
 		logged := map[string]map[netip.AddrPort]bool{"tcp": {}, "udp": {}}
 		for _, r := range all {
 			if r.fields[15] == "ACCEPT" && r.fields[0] == "2.0" && strings.HasPrefix(r.fields[7], "10.250.0.") && r.fields[17] == "-" {
@@ -376,16 +380,17 @@ func (c *custom) counted(t *testing.T) {
 		}
 		return nil
 	})
-	denied := 0
+	t.Logf("%d flows are in the counters and in %d records of the flow logs, %d more that were denied", n, len(all), denied)
+}
+
+// deniedAmong counts records of what was denied.
+func deniedAmong(all []record) (n int) {
 	for _, r := range all {
 		if r.fields[15] == "REJECT" && r.fields[len(r.fields)-1] == "denied" {
-			denied++
+			n++
 		}
 	}
-	if denied == 0 {
-		t.Error("no datagram that was denied is logged")
-	}
-	t.Logf("%d flows are in the counters and in %d records of the flow logs, %d more that were denied", n, len(all), denied)
+	return n
 }
 
 // plainSockets has the edge do without the kernel's dispatcher: a socket for each port that is open, and a
@@ -396,7 +401,7 @@ func (c *custom) plainSockets(t *testing.T) {
 	edge.AddArgs("--kernel-dispatch", "off")
 	c.start(t, edge)
 	for _, network := range []string{"tcp", "udp"} {
-		eventually(t, 30*time.Second, network, func() error { return c.visit(network, "10.250.0.7:7300") })
+		eventually(t, 60*time.Second, network, func() error { return c.visit(network, "10.250.0.7:7300") })
 	}
 	if err := c.visit("tcp", "10.250.0.3:7300"); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("a denied port: %v", err)

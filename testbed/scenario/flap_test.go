@@ -28,20 +28,25 @@ func (d *deployment) flapping(t *testing.T) {
 	}
 	victim := d.Endpoints["eu-fra-1-app-1"]
 	before := metric(t, d.Controllers[0], transitions)
-	changes := 0
+	changes, slow := 0, 0
 	as := d.steadyRate("jakarta", 25*time.Millisecond, func() {
 		tick := time.NewTicker(time.Second)
 		defer tick.Stop()
 		for ; changes < 24; changes++ {
+			begin := time.Now()
 			d.setHealth(t, victim, []string{"/unhealthy", "/healthy"}[changes%2])
 			<-tick.C
+			if time.Since(begin) > 3*time.Second/2 { // on a machine that stalls it is no flapping, but a change
+				slow++
+			}
 		}
 	})
 	say(t, "an endpoint flapping at 0.5 Hz", as)
 	// The endpoint is in two groups, the TCP and the UDP listener's: each has its verdict.
 	published := metric(t, d.Controllers[0], transitions) - before
-	t.Logf("%d changes of the endpoint, %v published changes of its two verdicts", changes, published)
-	if published > 4 {
+	t.Logf("%d changes of the endpoint, %d of which lasted too long, %v published changes of its two verdicts", changes, slow,
+		published)
+	if published > float64(4+4*slow) {
 		t.Errorf("more than two changes a verdict were published")
 	}
 	if f := load.Failed(as); len(f) != 0 {
@@ -66,21 +71,24 @@ func (d *deployment) limits(t *testing.T) {
 		"--endpoint", d.EndpointAddr("eu-fra-1", 0).String(), "--wait")
 	served := func(source int) bool {
 		local := netip.AddrPortFrom(nthAddr(d.CityClients("jakarta"), 1000+source), 0)
-		ctx, cancel := context.WithTimeout(d.ctx, 10*time.Second)
+		ctx, cancel := context.WithTimeout(d.ctx, 20*time.Second)
 		defer cancel()
 		c, err := d.NS("jakarta").Dial(ctx, "tcp", local, to)
 		if err != nil {
 			return false
 		}
-		t.Cleanup(func() { c.Close() })
-		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
-		if _, err := c.Write([]byte("x")); err != nil {
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+		if _, err = c.Write([]byte("x")); err == nil {
+			_, err = c.Read(make([]byte, 1))
+		}
+		if err != nil {
+			c.Close() // it must not count beside those that are served
 			return false
 		}
-		_, err = c.Read(make([]byte, 1))
-		return err == nil
+		t.Cleanup(func() { c.Close() })
+		return true
 	}
-	eventually(t, 20*time.Second, "the listener serves", func() error {
+	eventually(t, 60*time.Second, "the listener serves", func() error {
 		if !served(0) {
 			return fmt.Errorf("not yet")
 		}

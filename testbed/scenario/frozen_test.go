@@ -1,8 +1,6 @@
 package scenario
 
 import (
-	"context"
-	"fmt"
 	"syscall"
 	"testing"
 	"time"
@@ -13,38 +11,20 @@ import (
 // edgeFrozen: a frozen edge takes its own site's clients with it and nobody else's; what they had goes
 // on when it wakes.
 func (d *deployment) edgeFrozen(t *testing.T) {
-	long := &load.Long{Dial: d.Dial("jakarta"), Addr: d.at(load.PortEcho), Count: 30, Every: 100 * time.Millisecond}
-	ctx, cancel := context.WithCancel(d.ctx)
-	defer cancel()
-	opened, done := make(chan struct{}), make(chan error, 1)
-	go func() { done <- long.Run(ctx, func() { close(opened) }) }()
-	select {
-	case <-opened:
-	case err := <-done:
-		t.Fatal(err)
-	}
 	// Flows that nobody has answered yet are new ones: those may be refused while every tunnel is down.
-	eventually(t, 20*time.Second, "all connections echo", func() error {
-		if n := long.Messages.Load(); n < 3*int64(long.Count) {
-			return fmt.Errorf("%d messages", n)
-		}
-		return nil
-	})
+	long, stop := d.openLong(t, 30, 100*time.Millisecond)
 	edge := d.Nodes["sin-1"]
 	var woke time.Duration
 	as := d.steadyRate("london", 25*time.Millisecond, func() {
 		d.do(t, edge.Signal(syscall.SIGSTOP))
 		time.Sleep(8 * time.Second) // that long is what is tested
 		d.do(t, edge.Signal(syscall.SIGCONT))
-		woke = eventually(t, 20*time.Second, "new flows at the edge that woke", func() error {
+		woke = eventually(t, 60*time.Second, "new flows at the edge that woke", func() error {
 			_, err := d.fetchFrom("jakarta")
 			return err
 		})
 	})
-	cancel()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
+	stop()
 	say(t, "clients of another site while an edge is frozen for 8 s", as)
 	t.Logf("a new flow %v after it woke; old flows: %d of %d broken, longest silence %v", woke.Round(time.Millisecond),
 		long.Broken.Load(), long.Count, long.Silence().Round(time.Millisecond))

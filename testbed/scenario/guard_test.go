@@ -65,13 +65,32 @@ type drops struct {
 
 func (g *guarded) drops(t *testing.T) (d drops) {
 	t.Helper()
-	text, err := g.Nodes["sin-1"].Get(g.ctx, "/drops")
-	g.do(t, err)
+	var text string
+	eventually(t, 60*time.Second, "the edge shows its drops", func() (err error) {
+		text, err = g.Nodes["sin-1"].Get(g.ctx, "/drops")
+		return err
+	})
 	g.do(t, json.Unmarshal([]byte(text), &d))
 	if !d.Present {
 		t.Fatal("the edge has no guard")
 	}
 	return d
+}
+
+// refused waits until connection attempts of a client get no answer, because the guard drops them for this reason: a
+// busy machine may not answer either.
+func (g *guarded) refused(t *testing.T, what string, client netip.Addr, to netip.AddrPort, reason string) {
+	t.Helper()
+	eventually(t, 60*time.Second, what, func() error {
+		before := g.dropped(t, reason)
+		if err := g.silence(client, to, silent); err != nil {
+			return err
+		}
+		if g.dropped(t, reason) == before {
+			return fmt.Errorf("nothing was dropped as %s", reason)
+		}
+		return nil
+	})
 }
 
 // silence reports that a connection attempt got no answer for so long: neither a connection nor a refusal.
@@ -96,14 +115,8 @@ func (g *guarded) silence(from netip.Addr, to netip.AddrPort, long time.Duration
 
 // nobody: what no listener wants vanishes; what one wants does not.
 func (g *guarded) nobody(t *testing.T) {
-	before := g.dropped(t, "nobody")
-	if err := g.silence(netip.Addr{}, g.at(nobodyPort), silent); err != nil {
-		t.Error(err)
-	}
-	if n := g.dropped(t, "nobody"); n == before {
-		t.Error("nothing was dropped")
-	}
-	eventually(t, 30*time.Second, "a listener's port is served", func() error {
+	g.refused(t, "a port that no listener has", netip.Addr{}, g.at(nobodyPort), "nobody")
+	eventually(t, 60*time.Second, "a listener's port is served", func() error {
 		_, err := g.fetchFrom("jakarta")
 		return err
 	})
@@ -114,7 +127,7 @@ func (g *guarded) denied(t *testing.T) {
 	network := netip.MustParsePrefix(g.trusted())
 	client := network.Addr().Next()
 	var c net.Conn
-	eventually(t, 30*time.Second, "a connection of the network", func() (err error) {
+	eventually(t, 60*time.Second, "a connection of the network", func() (err error) {
 		ctx, cancel := context.WithTimeout(g.ctx, 10*time.Second)
 		defer cancel()
 		if c, err = g.NS("jakarta").Dial(ctx, "tcp", netip.AddrPortFrom(client, 0), g.at(load.PortEcho)); err != nil {
@@ -131,7 +144,7 @@ func (g *guarded) denied(t *testing.T) {
 	})
 	defer c.Close()
 	g.run(t, nil, "listener", "update", g.app.TCP, "--deny-from", network.String())
-	eventually(t, 30*time.Second, "the network is denied", func() error { return g.silence(client, g.at(world.ListenHTTP), silent) })
+	g.refused(t, "the network is denied", client, g.at(world.ListenHTTP), "denied")
 	_, _ = c.Write([]byte("y"))
 	_ = c.SetReadDeadline(time.Now().Add(time.Second))
 	if n, err := c.Read(make([]byte, 1)); err == nil {
@@ -140,11 +153,8 @@ func (g *guarded) denied(t *testing.T) {
 	if _, err := g.fetchFrom("jakarta"); err != nil {
 		t.Errorf("who is not denied: %v", err)
 	}
-	if g.dropped(t, "denied") == 0 {
-		t.Error("nothing is counted as denied")
-	}
 	g.run(t, nil, "listener", "update", g.app.TCP, "--deny-from", "")
-	eventually(t, 30*time.Second, "the network is served again", func() error {
+	eventually(t, 60*time.Second, "the network is served again", func() error {
 		if err := g.silence(client, g.at(world.ListenHTTP), silent); err == nil {
 			return errors.New("it is still denied")
 		}
@@ -156,17 +166,15 @@ func (g *guarded) denied(t *testing.T) {
 func (g *guarded) often(t *testing.T) {
 	g.run(t, nil, "listener", "update", g.app.TCP, "--source-rate", "1/5")
 	greedy := netip.MustParsePrefix(g.trusted()).Addr().Next()
-	eventually(t, 30*time.Second, "the rate holds", func() error {
+	eventually(t, 60*time.Second, "the rate holds", func() error {
+		before := g.dropped(t, "source")
 		for range 20 {
-			if g.silence(greedy, g.at(world.ListenHTTP), silent/3) == nil { // the next SYN comes after a second
-				return nil
+			if g.silence(greedy, g.at(world.ListenHTTP), silent/3) == nil && g.dropped(t, "source") > before {
+				return nil // the next SYN comes after a second
 			}
 		}
 		return errors.New("20 connections were taken at once")
 	})
-	if g.dropped(t, "source") == 0 {
-		t.Error("nothing is counted as beyond a source's rate")
-	}
 	if _, err := g.fetchFrom("jakarta"); err != nil {
 		t.Errorf("another source: %v", err)
 	}
@@ -181,7 +189,7 @@ func (g *guarded) told(t *testing.T) {
 		_, _ = u.Write([]byte("nobody wants this"))
 	}
 	client := netip.MustParseAddrPort(u.LocalAddr().String())
-	eventually(t, 30*time.Second, "a sample names the client", func() error {
+	eventually(t, 60*time.Second, "a sample names the client", func() error {
 		for _, s := range g.drops(t).Samples {
 			if s.Source == client && s.Destination == g.at(nobodyPort) && s.Reason == "nobody" && strings.EqualFold(s.Protocol, "udp") {
 				return nil
@@ -190,8 +198,7 @@ func (g *guarded) told(t *testing.T) {
 		_, _ = u.Write([]byte("nobody wants this either"))
 		return errors.New("there is none")
 	})
-	text, err := g.Nodes["sin-1"].Get(g.ctx, "/metrics")
-	g.do(t, err)
+	text := metrics(t, g.Nodes["sin-1"])
 	for _, reason := range []string{"nobody", "denied", "country", "source"} {
 		want := fmt.Sprintf(`nearcast_kernel_guard_packets_total{reason=%q,verdict="drop"} `, reason)
 		at := strings.Index(text, want)

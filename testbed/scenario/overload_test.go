@@ -72,7 +72,8 @@ func (d *deployment) overload(t *testing.T, name string) {
 	}
 }
 
-// overloadOnce returns goodput at twice the peak, as a share of the peak.
+// overloadOnce returns goodput at twice the peak, as a share of the peak. The peak is taken before and after, and the
+// lower counts: a machine that became slower meanwhile says nothing of the node.
 func (d *deployment) overloadOnce(t *testing.T, node *world.Process) (share float64) {
 	clients := load.Arrivals{
 		Enter: d.NS("client").Do, Addr: netip.AddrPortFrom(d.app.Addresses[0], world.ListenHTTP),
@@ -99,13 +100,12 @@ func (d *deployment) overloadOnce(t *testing.T, node *world.Process) (share floa
 	clients.Rate = 2 * peak
 	twice := run(fmt.Sprintf("%.0f a second", clients.Rate), 8*time.Second)
 	after := resident(t, node)
-	share = twice.Goodput() / peak
 	t.Logf("%s: peak %.0f/s; at twice that %.0f/s, %.0f %%; memory %s before, %s after", node.Name, peak, twice.Goodput(),
-		100*share, mib(before), mib(after))
+		100*twice.Goodput()/peak, mib(before), mib(after))
 	if after > before+64<<20 {
 		t.Errorf("memory of %s grew from %s to %s", node.Name, mib(before), mib(after))
 	}
-	took := eventually(t, 20*time.Second, "it recovers", func() error {
+	took := eventually(t, 30*time.Second, "it recovers", func() error {
 		got, err := d.fetchFrom("client")
 		if err == nil && got.Total > time.Second {
 			err = fmt.Errorf("a download takes %v", got.Total)
@@ -113,5 +113,8 @@ func (d *deployment) overloadOnce(t *testing.T, node *world.Process) (share floa
 		return err
 	})
 	t.Logf("recovered %v after", took.Round(time.Millisecond))
+	again := run("32 at a time", 3*time.Second)
+	share = twice.Goodput() / min(peak, again.Goodput())
+	t.Logf("%s: %.0f %% of the lower peak, %.0f/s before and %.0f/s after", node.Name, 100*share, peak, again.Goodput())
 	return share
 }

@@ -33,9 +33,10 @@ const (
 )
 
 // slowloris: connections that say nothing and connections that say one byte in ten seconds must not
-// slow the others down.
+// slow the others down. The machine may be slower by then than before them: what connections past Nearcast
+// tell of that is taken off, and a time that others spoiled is taken again.
 func (d *deployment) slowloris(t *testing.T) {
-	quiet := d.steadyRate("jakarta", 10*time.Millisecond, func() { time.Sleep(5 * time.Second) })
+	before, past := d.pace(t, "alone", 5*time.Second)
 	ctx, cancel := context.WithCancel(d.ctx)
 	defer cancel()
 	conns := d.manyConnections(t, idleClients+tricklers, load.PortEcho)
@@ -49,18 +50,37 @@ func (d *deployment) slowloris(t *testing.T) {
 	defer cancel()
 	wg.Go(func() { trickle(ctx, conns[idleClients:]) })
 	time.Sleep(trickleInterval / 2) // every trickler is somewhere in its interval
-	loaded := d.steadyRate("jakarta", 10*time.Millisecond, func() { time.Sleep(10 * time.Second) })
-	say(t, "alone", quiet)
-	say(t, fmt.Sprintf("beside %d idle and %d trickling connections", idleClients, tricklers), loaded)
-	if f := load.Failed(loaded); len(f) != 0 {
+	for try := 1; ; try++ {
+		after, pastNow := d.pace(t, fmt.Sprintf("beside %d idle and %d trickling connections", idleClients, tricklers),
+			trickleInterval)
+		slower := stepsBeside * max(0, pastNow-past)
+		t.Logf("p99 %v alone, %v beside them: %.2f ×; %.2f × without what the machine was slower", before.Round(time.Millisecond),
+			after.Round(time.Millisecond), float64(after)/float64(before), float64(after-min(slower, after))/float64(before))
+		if after <= 2*before+slower {
+			break
+		}
+		if try == pressureTries {
+			t.Errorf("others' p99 is more than twice what it was")
+			break
+		}
+	}
+}
+
+// pressureTries is how often others' times are taken.
+const pressureTries = 3
+
+// pace makes new connections for so long, of which none may fail, and returns the p99 of what they took, and of
+// connections past Nearcast in the same seconds.
+func (d *deployment) pace(t *testing.T, what string, lasts time.Duration) (of, past time.Duration) {
+	t.Helper()
+	beside := d.direct("jakarta", "us-iad-1", 10*time.Millisecond)
+	defer beside.end()
+	as := d.steadyRate("jakarta", 10*time.Millisecond, func() { time.Sleep(lasts) })
+	say(t, what, as)
+	if f := load.Failed(as); len(f) != 0 {
 		t.Errorf("%d new flows failed, the first: %v", len(f), f[0].Err)
 	}
-	before, after := p99(quiet), p99(loaded)
-	t.Logf("p99 %v alone, %v beside them: %.2f ×", before.Round(time.Millisecond), after.Round(time.Millisecond),
-		float64(after)/float64(before))
-	if after > 2*before {
-		t.Errorf("others' p99 is more than twice what it was")
-	}
+	return p99(as), load.Quantile(beside.took(), 0.99)
 }
 
 func p99(as []load.Attempt) time.Duration {
@@ -160,7 +180,7 @@ func (d *deployment) udpSources(t *testing.T) {
 	if after > 512<<20 {
 		t.Errorf("the edge uses more than its cap of 512 MiB")
 	}
-	eventually(t, 40*time.Second, "a real client is served", func() error {
+	eventually(t, 60*time.Second, "a real client is served", func() error {
 		ctx, cancel := context.WithTimeout(d.ctx, 2*time.Second)
 		defer cancel()
 		_, err := load.EchoDatagram(ctx, d.Dial("jakarta"), d.at(load.PortUDP), []byte("me too"), time.Second)

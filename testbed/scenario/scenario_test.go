@@ -2,11 +2,13 @@ package scenario
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -105,14 +107,60 @@ func eventually(t *testing.T, limit time.Duration, what string, cond func() erro
 
 // steadyRate runs new connections from a city while fn breaks things, and returns the attempts.
 func (d *deployment) steadyRate(city string, every time.Duration, fn func()) []load.Attempt {
-	rate := &load.Rate{Dial: d.Dial(city), Addr: d.at(world.ListenHTTP), Every: every, Timeout: 10 * time.Second, Size: 100}
-	ctx, cancel := context.WithCancel(d.ctx)
-	done := make(chan struct{})
-	go func() { rate.Run(ctx); close(done) }()
+	r := d.rate(city, d.at(world.ListenHTTP), every)
+	defer r.end() // also where fn ends the test: what follows has the machine to itself
 	fn()
-	cancel()
-	<-done
-	return rate.Attempts()
+	return r.end()
+}
+
+// running is connections that are made at a steady pace until end.
+type running struct {
+	rate   *load.Rate
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// rate makes connections from a city to an address at a steady pace.
+func (d *deployment) rate(city string, to netip.AddrPort, every time.Duration) *running {
+	ctx, cancel := context.WithCancel(d.ctx)
+	r := &running{&load.Rate{Dial: d.Dial(city), Addr: to, Every: every, Timeout: attemptTimeout, Size: 100}, cancel,
+		make(chan struct{})}
+	go func() { r.rate.Run(ctx); close(r.done) }()
+	return r
+}
+
+// attemptTimeout is how long a client of a steady rate waits for its answer.
+const attemptTimeout = 10 * time.Second
+
+// end stops them and returns what came of them. It may be called again.
+func (r *running) end() []load.Attempt {
+	r.cancel()
+	<-r.done
+	return r.rate.Attempts()
+}
+
+// openLong opens connections from jakarta that stay, and waits until each of them has been answered: before that
+// they are new ones. stop ends them, and so does the test's end.
+func (d *deployment) openLong(t *testing.T, count int, every time.Duration) (long *load.Long, stop func()) {
+	t.Helper()
+	long = &load.Long{Dial: d.Dial("jakarta"), Addr: d.at(load.PortEcho), Count: count, Every: every}
+	ctx, cancel := context.WithCancel(d.ctx)
+	done := make(chan error, 1)
+	go func() { done <- long.Run(ctx, nil) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(stop)
+	eventually(t, 60*time.Second, "all long connections are answered", func() error {
+		if n := long.Answered.Load(); n < int64(count) {
+			return errors.Join(fmt.Errorf("%d of %d", n, count), long.Errors())
+		}
+		return nil
+	})
+	return long, stop
 }
 
 // fetchFrom asks once and returns who answered.
@@ -125,12 +173,8 @@ func (d *deployment) fetchFrom(city string) (load.Times, error) {
 // metric reads one sample (without labels, or the sum over them) from a process's /metrics.
 func metric(t *testing.T, p *world.Process, name string) float64 {
 	t.Helper()
-	text, err := p.Get(context.Background(), "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
 	sum, found := 0.0, false
-	for line := range strings.Lines(text) {
+	for line := range strings.Lines(metrics(t, p)) {
 		key, value, ok := strings.Cut(strings.TrimSpace(line), " ")
 		if labels := strings.IndexByte(key, '{'); labels >= 0 {
 			value = line[strings.LastIndexByte(line, ' ')+1:]
@@ -149,6 +193,16 @@ func metric(t *testing.T, p *world.Process, name string) float64 {
 		t.Fatalf("%s has no metric %s", p.Name, name)
 	}
 	return sum
+}
+
+// metrics returns all that a process counts.
+func metrics(t *testing.T, p *world.Process) (text string) {
+	t.Helper()
+	eventually(t, 60*time.Second, p.Name+" shows its metrics", func() (err error) { // it may be busy
+		text, err = p.Get(context.Background(), "/metrics")
+		return err
+	})
+	return text
 }
 
 func mib(bytes float64) string { return fmt.Sprintf("%.1f MiB", bytes/(1<<20)) }

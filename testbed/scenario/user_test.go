@@ -242,8 +242,8 @@ func newServiceManager(t *testing.T, path string) *serviceManager {
 		t.Fatal(err)
 	}
 	m := &serviceManager{path: path, heard: make(chan notice, 100)}
-	done := make(chan struct{})
-	t.Cleanup(func() { c.Close(); <-done })
+	done, over := make(chan struct{}), make(chan struct{})
+	t.Cleanup(func() { close(over); c.Close(); <-done })
 	go func() {
 		defer close(done)
 		b, oob := make([]byte, 4096), make([]byte, 4096)
@@ -252,7 +252,11 @@ func newServiceManager(t *testing.T, path string) *serviceManager {
 			if err != nil {
 				return
 			}
-			m.heard <- notice{sender(oob[:k]), string(b[:n])}
+			select {
+			case m.heard <- notice{sender(oob[:k]), string(b[:n])}:
+			case <-over:
+				return
+			}
 		}
 	}()
 	return m

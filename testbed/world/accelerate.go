@@ -115,11 +115,12 @@ func (w *World) Settled(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	var st status
+	var err error
 	for ctx.Err() == nil {
-		if err := w.CLIJSON(ctx, &st, "status", "-o", "json"); err != nil && ctx.Err() == nil {
-			return err
-		}
-		if st.AcceleratorsInProgress == 0 && st.EndpointsHealthy > 0 && st.EndpointsInitial+st.EndpointsUnhealthy == 0 {
+		st = status{}
+		// A controller that has just come back, or is busy, may not answer at once.
+		err = w.CLIJSON(ctx, &st, "status", "-o", "json")
+		if err == nil && st.AcceleratorsInProgress == 0 && st.EndpointsHealthy > 0 && st.EndpointsInitial+st.EndpointsUnhealthy == 0 {
 			return nil
 		}
 		select {
@@ -127,5 +128,5 @@ func (w *World) Settled(ctx context.Context) error {
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
-	return fmt.Errorf("the accelerator did not settle: %+v", st)
+	return errors.Join(fmt.Errorf("the accelerator did not settle: %+v", st), err)
 }

@@ -2,7 +2,9 @@ package world
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 	"time"
@@ -48,9 +50,26 @@ type Lookup struct {
 	Took  time.Duration
 }
 
+// A resolver asks again where a datagram was lost: some cities' access loses them.
+const (
+	resolveTries   = 5
+	resolveTimeout = 3 * time.Second
+)
+
 // Resolve asks a node's DNS server from a city for the IPv4 addresses of a name, telling subnet as the
-// client's if it is valid.
-func (w *World) Resolve(ctx context.Context, city, node, name string, subnet netip.Prefix) (Lookup, error) {
+// client's if it is valid. It asks again when there is no answer, as resolvers do.
+func (w *World) Resolve(ctx context.Context, city, node, name string, subnet netip.Prefix) (l Lookup, err error) {
+	for range resolveTries {
+		var timeout net.Error
+		l, err = w.resolveOnce(ctx, city, node, name, subnet)
+		if !errors.As(err, &timeout) || !timeout.Timeout() || ctx.Err() != nil {
+			break
+		}
+	}
+	return l, err
+}
+
+func (w *World) resolveOnce(ctx context.Context, city, node, name string, subnet netip.Prefix) (Lookup, error) {
 	at := netip.AddrPortFrom(w.hosts[node].V4, PortDNS)
 	conn, err := w.NS(city).DialContext(ctx, "udp", at.String())
 	if err != nil {
@@ -66,7 +85,7 @@ func (w *World) Resolve(ctx context.Context, city, node, name string, subnet net
 			SourceNetmask: uint8(subnet.Bits()), Address: subnet.Addr().AsSlice()})
 	}
 	begin := time.Now()
-	c := dns.Client{Timeout: 3 * time.Second}
+	c := dns.Client{Timeout: resolveTimeout}
 	r, _, err := c.ExchangeWithConnContext(ctx, m, &dns.Conn{Conn: conn, UDPSize: 4096})
 	if err != nil {
 		return Lookup{}, err

@@ -21,9 +21,10 @@ import (
 
 // How long a process may take. They are generous: a loaded machine is not a broken program.
 const (
-	readyTimeout = 60 * time.Second
-	stopTimeout  = 20 * time.Second
+	readyTimeout = 120 * time.Second
+	stopTimeout  = 60 * time.Second // a node waits for its flows for 15 s at first
 	readyPause   = 20 * time.Millisecond
+	getTimeout   = 10 * time.Second // of one page
 )
 
 // Process is one shipped binary running in a host of the world. It can be stopped, killed, frozen
@@ -162,7 +163,7 @@ func (p *Process) Ready(ctx context.Context) error {
 // Get fetches a page from the process's own HTTP endpoint (/metrics, /readyz, /status).
 func (p *Process) Get(ctx context.Context, path string) (string, error) {
 	client := &http.Client{
-		Timeout: 2 * time.Second,
+		Timeout: getTimeout,
 		Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			return p.ns.DialContext(ctx, network, address)
 		}},
@@ -189,7 +190,7 @@ func (p *Process) tail() string {
 	if err != nil {
 		return err.Error()
 	}
-	const lines = 12
+	const lines = 40
 	parts := bytes.Split(bytes.TrimRight(text, "\n"), []byte("\n"))
 	return string(bytes.Join(parts[max(0, len(parts)-lines):], []byte("\n")))
 }

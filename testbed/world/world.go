@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/nearcast/nearcast/testbed/load"
 	"github.com/nearcast/nearcast/testbed/netns"
@@ -465,7 +466,12 @@ func (w *World) Close() error {
 	}
 	if w.cancel != nil {
 		w.cancel()
-		errs = append(errs, <-w.fabricEnd, w.Fabric.Close())
+		select {
+		case err := <-w.fabricEnd:
+			errs = append(errs, err, w.Fabric.Close())
+		case <-time.After(stopTimeout):
+			errs = append(errs, errors.New("the emulated network does not end"))
+		}
 	}
 	if w.set != nil {
 		errs = append(errs, w.set.Close())
