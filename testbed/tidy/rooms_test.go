@@ -80,6 +80,7 @@ cmd/nearcast/gainreport: proto/nearcast/v1 cmd/nearcast/manifest cmd/nearcast/pl
 cmd/nearcast:            proto/* cmd/nearcast/manifest cmd/nearcast/measure cmd/nearcast/gainreport
 
 testbed/netns:
+testbed/leak:
 testbed/wan:             testbed/netns
 testbed/load:
 testbed/blast:           testbed/netns
