@@ -206,8 +206,9 @@ func (c *Controller) prepare(ctx context.Context, id string, bound net.Addr) err
 	if c.own, err = c.authority.Issue(identity.KindController, id); err != nil {
 		return fmt.Errorf("make this controller's certificate: %w", err)
 	}
+	var first identity.OperatorToken
 	if err := c.retry(ctx, "make the first operator", func(ctx context.Context) error {
-		return c.bootstrap(ctx, advertise)
+		return c.bootstrap(ctx, advertise, &first)
 	}); err != nil {
 		return err
 	}

@@ -117,7 +117,10 @@ func outboundAddress() string {
 
 // bootstrap makes the first operator, if the cluster has none, and leaves his credentials in the data
 // directory; or gives him a new token, if that was asked for.
-func (c *Controller) bootstrap(ctx context.Context, advertise string) error {
+//
+// It may be tried again with the same first, which keeps the token of the first try: the store may have taken
+// the operator although it did not say so in time, and without his token nobody could use the cluster.
+func (c *Controller) bootstrap(ctx context.Context, advertise string, first *identity.OperatorToken) error {
 	var token string
 	if c.cfg.NewAdminToken {
 		var err error
@@ -125,17 +128,21 @@ func (c *Controller) bootstrap(ctx context.Context, advertise string) error {
 			return err
 		}
 	} else {
-		all, err := c.operators.List(ctx)
-		if err != nil || len(all) > 0 {
-			return err
+		if first.Secret == "" {
+			all, err := c.operators.List(ctx)
+			if err != nil || len(all) > 0 {
+				return err
+			}
+			*first = identity.OperatorToken{Name: firstAdmin, Secret: identity.NewSecret()}
 		}
-		_, token, err = c.operators.Create(ctx, firstAdmin, v1.Role_ROLE_ADMIN)
+		_, err := c.operators.CreateWith(ctx, *first, v1.Role_ROLE_ADMIN)
 		if errors.Is(err, access.ErrExists) {
 			return nil // another controller was first, and has the credentials
 		}
 		if err != nil {
 			return err
 		}
+		token = first.String()
 	}
 	path := filepath.Join(c.cfg.DataDir, contextFile)
 	if err := c.writeContext(path, advertise, token); err != nil {

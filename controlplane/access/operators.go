@@ -73,29 +73,59 @@ func NewOperators(s *store.Store) *Operators {
 // Create makes an operator and returns his bearer token, which cannot be had again. Errors:
 // ErrExists, and model.FieldErrors about the name or role.
 func (o *Operators) Create(ctx context.Context, name string, role v1.Role) (Operator, string, error) {
-	if err := identity.ValidateName(name); err != nil {
-		return Operator{}, "", model.FieldErrors{{Field: "operator.name", Message: err.Error()}}
+	token := identity.OperatorToken{Name: name, Secret: identity.NewSecret()}
+	made, err := o.CreateWith(ctx, token, role)
+	if err != nil {
+		return Operator{}, "", err
+	}
+	return made, token.String(), nil
+}
+
+// CreateWith is Create with a token that the caller has made, so that it can be tried again: what ended with
+// store.ErrUnavailable may have happened all the same, and an operator who has this token is taken for made by
+// an earlier try. Errors: Create's.
+func (o *Operators) CreateWith(ctx context.Context, token identity.OperatorToken, role v1.Role) (Operator, error) {
+	if err := identity.ValidateName(token.Name); err != nil {
+		return Operator{}, model.FieldErrors{{Field: "operator.name", Message: err.Error()}}
 	}
 	if !Allows(role, NeedViewer) {
-		return Operator{}, "", model.FieldErrors{{Field: "operator.role",
+		return Operator{}, model.FieldErrors{{Field: "operator.role",
 			Message: "must be VIEWER, OPERATOR or ADMIN"}}
 	}
-	token := identity.OperatorToken{Name: name, Secret: identity.NewSecret()}
 	stored := storedOperator{
 		Role: role, SecretHash: identity.HashSecret(token.Secret), Created: time.Now().UTC()}
 	value, err := json.Marshal(stored)
 	if err != nil {
-		return Operator{}, "", fmt.Errorf("encode operator: %w", err)
+		return Operator{}, fmt.Errorf("encode operator: %w", err)
 	}
-	key := operatorsPrefix + name
+	key := operatorsPrefix + token.Name
 	revision, err := o.store.Txn(ctx, []store.Cond{store.Absent(key)}, store.Put(key, value))
 	if errors.Is(err, store.ErrConflict) {
-		return Operator{}, "", ErrExists
+		return o.madeBefore(ctx, token, role)
 	}
 	if err != nil {
-		return Operator{}, "", fmt.Errorf("store operator %s: %w", name, err)
+		return Operator{}, fmt.Errorf("store operator %s: %w", token.Name, err)
 	}
-	return Operator{Name: name, Role: role, Created: stored.Created, Revision: revision}, token.String(), nil
+	return Operator{Name: token.Name, Role: role, Created: stored.Created, Revision: revision}, nil
+}
+
+// madeBefore returns the operator of the token's name if he has that token, and ErrExists otherwise.
+func (o *Operators) madeBefore(ctx context.Context, token identity.OperatorToken, role v1.Role) (Operator, error) {
+	kv, err := o.store.Get(ctx, operatorsPrefix+token.Name)
+	if errors.Is(err, store.ErrNotFound) {
+		return Operator{}, ErrExists // he did a moment ago
+	}
+	if err != nil {
+		return Operator{}, fmt.Errorf("look for operator %s: %w", token.Name, err)
+	}
+	made, stored, err := readOperator(kv)
+	if err != nil {
+		return Operator{}, err
+	}
+	if made.Role != role || !identity.SecretMatches(token.Secret, stored.SecretHash) {
+		return Operator{}, ErrExists
+	}
+	return made, nil
 }
 
 // Lookup returns an operator's role and the hash of his secret, or ErrUnknown. It is Config.Operator.

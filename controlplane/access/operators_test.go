@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/nearcast/nearcast/controlplane/store"
 	"github.com/nearcast/nearcast/proto/identity"
@@ -15,7 +16,7 @@ import (
 // newStore runs a store until the test ends or stop is called.
 func newStore(t testing.TB) (s *store.Store, stop func()) {
 	t.Helper()
-	s, err := store.New(store.Config{DataDir: t.TempDir(), NoSync: true})
+	s, err := store.New(store.Config{DataDir: t.TempDir(), NoSync: true, Timeout: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,6 +54,13 @@ func TestOperators(t *testing.T) {
 	}
 	if _, _, err := o.Create(ctx, "ada", v1.Role_ROLE_VIEWER); !errors.Is(err, ErrExists) {
 		t.Errorf("a second one of the name: %v, want ErrExists", err)
+	}
+	// What was tried before, and written although the store did not answer, is done; with another token it is not.
+	if again, err := o.CreateWith(ctx, token, v1.Role_ROLE_ADMIN); err != nil || again != ada {
+		t.Errorf("the same one again: %v, %v", again, err)
+	}
+	if _, err := o.CreateWith(ctx, token, v1.Role_ROLE_VIEWER); !errors.Is(err, ErrExists) {
+		t.Errorf("the same one in another role: %v, want ErrExists", err)
 	}
 	for name, role := range map[string]v1.Role{"": v1.Role_ROLE_VIEWER, "a/b": v1.Role_ROLE_VIEWER,
 		"norole": v1.Role_ROLE_UNSPECIFIED, "future": 99} {
