@@ -262,6 +262,11 @@ func (c *Controller) serveCalls(ctx context.Context, l net.Listener) error {
 	if err != nil {
 		return err
 	}
+	return serveUntil(ctx, s, l, c.cfg.StopTimeout)
+}
+
+// serveUntil serves at l until ctx ends; calls that run then may take until patience is over.
+func serveUntil(ctx context.Context, s *grpc.Server, l net.Listener, patience time.Duration) error {
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
 	select {
@@ -269,10 +274,14 @@ func (c *Controller) serveCalls(ctx context.Context, l net.Listener) error {
 		return fmt.Errorf("serve on %v: %w", l.Addr(), err)
 	case <-ctx.Done():
 	}
-	force := time.AfterFunc(c.cfg.StopTimeout, s.Stop)
+	force := time.AfterFunc(patience, s.Stop)
 	defer force.Stop()
 	s.GracefulStop()
-	return <-served
+	// Serve may not have begun when the server was stopped, and says so; that is no fault.
+	if err := <-served; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return err
+	}
+	return nil
 }
 
 // serveWeb serves metrics and health until ctx ends.

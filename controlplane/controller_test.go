@@ -1,20 +1,27 @@
 package controlplane
 
 import (
+	"context"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/emptypb"
+	"sigs.k8s.io/yaml"
 
+	"github.com/nearcast/nearcast/proto/identity"
 	v1 "github.com/nearcast/nearcast/proto/nearcast/v1"
+	"github.com/nearcast/nearcast/testbed/netns"
 )
 
 func TestFirstStartAndRestart(t *testing.T) {
 	dir := t.TempDir()
-	web := freePort(t)
+	web := netns.FreeAddr(t)
 	in := func(c *Config) { c.DataDir, c.MetricsListen = dir, web }
 	c := start(t, in)
 	info, err := os.Stat(filepath.Join(dir, contextFile))
@@ -53,6 +60,38 @@ func TestFirstStartAndRestart(t *testing.T) {
 	wantCode(t, "a wrong token", err, codes.Unauthenticated)
 }
 
+// The store took the first operator and did not say so in time: the next try makes nobody else, and leaves
+// the credentials.
+func TestFirstOperatorIsTriedAgain(t *testing.T) {
+	c := start(t)
+	path := filepath.Join(c.cfg.DataDir, contextFile)
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file contexts
+	if err := yaml.UnmarshalStrict(before, &file); err != nil {
+		t.Fatal(err)
+	}
+	token := must[identity.OperatorToken](t)(identity.ParseOperatorToken(file.Contexts[0].Token))
+	for name, first := range map[string]identity.OperatorToken{
+		"tried before": token, "another controller's try": {Name: firstAdmin, Secret: identity.NewSecret()}} {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.bootstrap(t.Context(), c.addr, &first); err != nil {
+			t.Fatal(err)
+		}
+		after, err := os.ReadFile(path)
+		if name == "tried before" && string(after) != string(before) || name != "tried before" && err == nil {
+			t.Errorf("%s: the credentials are %q, %v", name, after, err)
+		}
+		if err := os.WriteFile(path, before, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestAnotherClusterIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	start(t, func(c *Config) { c.DataDir = dir }).stop()
@@ -63,6 +102,21 @@ func TestAnotherClusterIsRefused(t *testing.T) {
 	}
 	if err := c.Run(t.Context()); err == nil {
 		t.Error("a controller of another cluster took the store over")
+	}
+}
+
+// A controller that is stopped just when it begins to serve stops in order, too.
+func TestStoppedBeforeItServes(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 50 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := serveUntil(ctx, grpc.NewServer(), l, time.Minute); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
