@@ -17,6 +17,7 @@ import (
 type problems struct {
 	now       time.Time
 	published *fleet.Published
+	newest    uint64     // revision that may have been told since
 	nodes     []*v1.Node // with their condition
 	list      []string
 }
@@ -155,9 +156,9 @@ func (w *problems) condition() {
 			if away := w.now.Sub(n.GetLastSeen().AsTime()); away > awayAfter {
 				w.add("node %s is away for %s", n.GetName(), away.Round(time.Second))
 			}
-		case n.GetAppliedRevision() > want:
+		case n.GetAppliedRevision() > w.newest:
 			w.add("node %s has revision %d, which is newer than the cluster's %d: was the store restored "+
-				"from a backup?", n.GetName(), n.GetAppliedRevision(), want)
+				"from a backup?", n.GetName(), n.GetAppliedRevision(), w.newest)
 		case n.GetAppliedRevision() < want && len(n.GetRejections()) == 0 &&
 			w.now.Sub(w.published.Since) > laggingAfter:
 			w.add("node %s is at revision %d and has not answered to %d", n.GetName(),

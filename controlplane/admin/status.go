@@ -91,7 +91,8 @@ func (s *service) GetStatus(ctx context.Context, _ *emptypb.Empty) (*v1.StatusRe
 			resp.EndpointsInitial++
 		}
 	}
-	w := problems{now: time.Now(), published: p, nodes: resp.GetNodes()}
+	// While the store was asked there may have come a new snapshot, which nodes have: that is no problem of theirs.
+	w := problems{now: time.Now(), published: p, newest: s.cfg.Fleet.Published().Revision(), nodes: resp.GetNodes()}
 	w.store(storeErr)
 	w.configuration()
 	w.rejections()
