@@ -38,15 +38,17 @@ type Series struct {
 	dropped prometheus.Counter
 
 	mu      sync.RWMutex
+	told    uint64                         // guarded by mu; revision up to which the watch has told
 	reports map[string]report              // guarded by mu; by the store's key
 	health  map[model.GroupID][]healthStep // guarded by mu; in the order of time
 }
 
 // report is what one node said of one minute.
 type report struct {
-	node   model.NodeID
-	minute time.Time
-	rows   []model.TrafficRow
+	node     model.NodeID
+	minute   time.Time
+	rows     []model.TrafficRow
+	revision uint64 // of the store, when it was written
 }
 
 // New makes a Series. Nothing is started before Run.
@@ -88,10 +90,11 @@ func (s *Series) AddTraffic(ctx context.Context, node model.NodeID, r model.Traf
 		return fmt.Errorf("encode a traffic report: %w", err)
 	}
 	key := fmt.Sprintf("%s%s/%s/%s-%d", prefix, r.Minute.UTC().Format(minuteForm), node, r.Boot, r.Sequence)
-	if _, err := s.cfg.Store.Put(ctx, key, value); err != nil {
+	revision, err := s.cfg.Store.Put(ctx, key, value)
+	if err != nil {
 		return fmt.Errorf("keep a traffic report: %w", err)
 	}
-	s.take(key, value) // whoever asks here next should not have to wait for the watch
+	s.take(key, value, revision) // whoever asks here next should not have to wait for the watch
 	return nil
 }
 
@@ -114,25 +117,33 @@ func (s *Series) Run(ctx context.Context, leading func() bool) error {
 	return err
 }
 
+// apply takes over what the store tells. What this process has written since is newer, and stays.
 func (s *Series) apply(u store.Update) error {
-	if u.Reset {
-		s.mu.Lock()
-		s.reports = map[string]report{}
-		s.mu.Unlock()
-	}
 	s.mu.Lock()
-	for _, key := range u.Deletes {
-		delete(s.reports, key)
+	if u.Reset {
+		known := max(u.Revision, s.told) // a store that was restored has gone back
+		for key, r := range s.reports {
+			if r.revision <= known {
+				delete(s.reports, key)
+			}
+		}
+		s.told = u.Revision
 	}
+	for _, key := range u.Deletes {
+		if s.reports[key].revision <= u.Revision {
+			delete(s.reports, key)
+		}
+	}
+	s.told = max(s.told, u.Revision)
 	s.mu.Unlock()
 	for _, kv := range u.Puts {
-		s.take(kv.Key, kv.Value)
+		s.take(kv.Key, kv.Value, kv.Modified)
 	}
 	return nil
 }
 
 // take remembers a report. One that cannot be read is left alone: a later version may know it.
-func (s *Series) take(key string, value []byte) {
+func (s *Series) take(key string, value []byte, revision uint64) {
 	parts := strings.Split(strings.TrimPrefix(key, prefix), "/")
 	p := &v1.TrafficReport{}
 	err := proto.Unmarshal(value, p)
@@ -140,7 +151,7 @@ func (s *Series) take(key string, value []byte) {
 		var r model.TrafficReport
 		if r, err = model.TrafficReportFromProto(p); err == nil {
 			s.mu.Lock()
-			s.reports[key] = report{model.NodeID(parts[1]), r.Minute, r.Rows}
+			s.reports[key] = report{model.NodeID(parts[1]), r.Minute, r.Rows, revision}
 			s.mu.Unlock()
 			return
 		}
@@ -189,12 +200,17 @@ func (s *Series) prune(ctx context.Context, most int) error {
 		for _, key := range gone {
 			ops = append(ops, store.Delete(key))
 		}
-		if _, err := s.cfg.Store.Txn(ctx, nil, ops...); err != nil {
+		revision, err := s.cfg.Store.Txn(ctx, nil, ops...)
+		if err != nil {
 			return err
 		}
-		if err := s.apply(store.Update{Deletes: gone}); err != nil {
-			return err
+		s.mu.Lock()
+		for _, key := range gone {
+			if s.reports[key].revision <= revision {
+				delete(s.reports, key)
+			}
 		}
+		s.mu.Unlock()
 	}
 	return nil
 }

@@ -3,16 +3,18 @@ package series
 import (
 	"context"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/nearcast/nearcast/controlplane/store"
 	"github.com/nearcast/nearcast/proto/model"
+	"github.com/nearcast/nearcast/testbed/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 var start = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
 
@@ -47,7 +49,7 @@ func row(a model.AcceleratorID, addr string, p model.Protocol, flows, in uint64)
 }
 
 func TestSeries(t *testing.T) {
-	st, err := store.New(store.Config{DataDir: t.TempDir(), NoSync: true})
+	st, err := store.New(store.Config{DataDir: t.TempDir(), NoSync: true, Timeout: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +57,9 @@ func TestSeries(t *testing.T) {
 	stored := make(chan error, 1)
 	go func() { stored <- st.Run(ctx) }()
 	t.Cleanup(func() { cancel(); <-stored })
-	now := func() time.Time { return start.Add(10 * time.Minute) }
+	var passed atomic.Int64
+	passed.Store(int64(10 * time.Minute))
+	now := func() time.Time { return start.Add(time.Duration(passed.Load())) }
 	x := running(t, st, now)
 	other := running(t, st, now)
 	reports := []struct {
@@ -81,12 +85,22 @@ func TestSeries(t *testing.T) {
 		}
 		return total, len(p)
 	}
-	acc := Dimension{"Accelerator", "a1"}
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if n, _ := sum(other, "NewFlowCount", acc); n == 14 {
+	acc, last := Dimension{"Accelerator", "a1"}, Dimension{"Accelerator", "a3"}
+	if n, _ := sum(x, "NewFlowCount", acc); n != 14 {
+		t.Errorf("who was told knows of %v flows", n)
+	}
+	// Once both know what the other one was told, their watches have told all that came before.
+	if err := other.AddTraffic(t.Context(), "n0", model.TrafficReport{Boot: "z", Sequence: 1, Minute: start,
+		Rows: []model.TrafficRow{row("a3", "192.0.2.3", model.TCP, 1, 1)}}); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		theirs, _ := sum(other, "NewFlowCount", acc)
+		mine, _ := sum(x, "NewFlowCount", last)
+		if theirs == 14 && mine == 1 {
 			break
 		} else if time.Now().After(deadline) {
-			t.Fatalf("the other controller knows of %v flows", n)
+			t.Fatalf("the other controller knows of %v flows, this one of %v", theirs, mine)
 		}
 	}
 	for _, c := range []struct {
@@ -126,13 +140,56 @@ func TestSeries(t *testing.T) {
 	if got, n := sum(x, "NewFlowCount", acc); got != 10 || n != 1 {
 		t.Errorf("after the oldest was dropped: %v in %d points", got, n)
 	}
-	x.cfg.Now = func() time.Time { return start.Add(16 * 24 * time.Hour) }
+	passed.Store(int64(16 * 24 * time.Hour))
 	if err := x.prune(t.Context(), 100); err != nil {
 		t.Fatal(err)
 	}
 	if got, _ := sum(x, "NewFlowCount", acc); got != 0 {
 		t.Errorf("after 16 days: %v", got)
 	}
+}
+
+// TestOwnReportsStay: what was written here is known here, however late the watch tells of older things; and
+// what is gone from the store goes.
+func TestOwnReportsStay(t *testing.T) {
+	s := &Series{reports: map[string]report{}}
+	value, err := proto.Marshal(model.TrafficReportToProto(model.TrafficReport{Boot: "b", Sequence: 1, Minute: start,
+		Rows: []model.TrafficRow{row("a1", "192.0.2.1", model.TCP, 3, 300)}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := func(node string) string { return prefix + start.Format(minuteForm) + "/" + node + "/b-1" }
+	kept := func(what string, want ...string) {
+		t.Helper()
+		for _, node := range want {
+			if _, there := s.reports[key(node)]; !there {
+				t.Errorf("%s: the report of %s is gone", what, node)
+			}
+		}
+		if len(s.reports) != len(want) {
+			t.Errorf("%s: %d reports, want those of %v", what, len(s.reports), want)
+		}
+	}
+	tell := func(u store.Update, puts ...string) {
+		t.Helper()
+		for i, node := range puts {
+			u.Puts = append(u.Puts, store.KV{Key: key(node), Value: value, Modified: u.Revision - uint64(len(puts)-1-i)})
+		}
+		if err := s.apply(u); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.take(key("mine"), value, 12)
+	tell(store.Update{Reset: true, Revision: 10}, "old", "older")
+	kept("a listing from before", "mine", "old", "older")
+	tell(store.Update{Revision: 11, Deletes: []string{key("mine"), key("old")}})
+	kept("a deletion from before", "mine", "older")
+	tell(store.Update{Revision: 13, Deletes: []string{key("mine")}})
+	kept("its own deletion", "older")
+	s.take(key("lost"), value, 14)
+	tell(store.Update{Revision: 15}, "x")
+	tell(store.Update{Reset: true, Revision: 11}, "restored")
+	kept("a store restored from a backup", "restored")
 }
 
 func TestHealthCounts(t *testing.T) {
