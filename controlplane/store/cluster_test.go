@@ -12,29 +12,35 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/nearcast/nearcast/testbed/netns"
 )
 
-// freePorts returns addresses on loopback that nobody listens on.
-func freePorts(t *testing.T, n int) []string {
+// freeAddrs returns addresses on loopback that nobody listens on.
+func freeAddrs(t *testing.T, n int) []string {
 	t.Helper()
 	var addrs []string
 	for range n {
-		addrs = append(addrs, fmt.Sprintf("127.0.0.1:%d", netns.FreePort(t)))
+		addrs = append(addrs, netns.FreeAddr(t))
 	}
 	return addrs
 }
 
-// tlsFiles makes an authority and a certificate for loopback, good for both sides.
-func tlsFiles(t *testing.T) TLSFiles {
+// tlsFiles makes an authority and a certificate for the hosts of addrs, good for both sides.
+func tlsFiles(t *testing.T, addrs ...string) TLSFiles {
 	t.Helper()
+	var hosts []net.IP
+	for _, addr := range addrs {
+		hosts = append(hosts, netip.MustParseAddrPort(addr).Addr().AsSlice())
+	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -44,7 +50,7 @@ func tlsFiles(t *testing.T) TLSFiles {
 		Subject:      pkix.Name{CommonName: "test"},
 		NotBefore:    time.Now().Add(-time.Hour),
 		NotAfter:     time.Now().Add(time.Hour),
-		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
+		IPAddresses:  hosts,
 		KeyUsage:     x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		IsCA:         true, BasicConstraintsValid: true,
@@ -74,10 +80,10 @@ func TestExternal(t *testing.T) {
 	for _, secured := range []bool{false, true} {
 		t.Run(fmt.Sprintf("tls=%v", secured), func(t *testing.T) {
 			ctx := t.Context()
-			addr := freePorts(t, 1)
+			addr := freeAddrs(t, 1)
 			var files TLSFiles
 			if secured {
-				files = tlsFiles(t)
+				files = tlsFiles(t, addr...)
 			}
 			// Connecting before it is there must work too.
 			outside, _ := start(t, Config{Endpoints: addr, ClientTLS: files})
@@ -100,7 +106,7 @@ func TestExternal(t *testing.T) {
 			wantErr(t, err, ErrNotFound)
 
 			stopInside()
-			opCtx, cancel := context.WithTimeout(ctx, time.Minute)
+			opCtx, cancel := context.WithTimeout(ctx, patience)
 			defer cancel()
 			outside.cfg.Timeout = 300 * time.Millisecond
 			_, err = outside.Get(opCtx, "a")
@@ -113,7 +119,8 @@ func TestExternal(t *testing.T) {
 // two are gone.
 func TestThreeMembers(t *testing.T) {
 	ctx := t.Context()
-	addrs, files := freePorts(t, 3), tlsFiles(t)
+	addrs := freeAddrs(t, 3)
+	files := tlsFiles(t, addrs...)
 	peers := map[string]string{"a": addrs[0], "b": addrs[1], "c": addrs[2]}
 	dirs := map[string]string{}
 	stores, stops := map[string]*Store{}, map[string]func(){}
@@ -123,22 +130,26 @@ func TestThreeMembers(t *testing.T) {
 		}
 		stores[name], stops[name] = start(t, Config{
 			DataDir: dirs[name], Name: name, PeerListen: peers[name], Peers: peers, PeerTLS: files,
-			Timeout: 30 * time.Second,
 		})
 	}
 	for name := range peers {
 		run(name)
 	}
-	for name, s := range stores {
-		must[uint64](t)(s.Put(ctx, "from/"+name, nil))
+	put := func(name, key string) {
+		t.Helper()
+		settled(t, func() (uint64, error) { return stores[name].Put(ctx, key, nil) })
+	}
+	for name := range stores {
+		put(name, "from/"+name)
 	}
 	for _, s := range stores {
-		if page := must[Page](t)(s.List(ctx, "from/", ListOptions{})); len(page.Items) != 3 {
+		page := settled(t, func() (Page, error) { return s.List(ctx, "from/", ListOptions{}) })
+		if len(page.Items) != 3 {
 			t.Fatalf("a member has %v", page.Items)
 		}
 	}
 	stops["a"]()
-	must[uint64](t)(stores["b"].Put(ctx, "without a", nil))
+	put("b", "without a")
 	stops["b"]()
 	short, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
@@ -147,19 +158,18 @@ func TestThreeMembers(t *testing.T) {
 	stores["c"].cfg.Timeout = time.Second
 	_, err = stores["c"].Get(ctx, "without a")
 	wantErr(t, err, ErrUnavailable)
-	stores["c"].cfg.Timeout = 30 * time.Second
+	stores["c"].cfg.Timeout = patience
 
 	run("a")
-	if _, err := stores["a"].Get(ctx, "without a"); err != nil {
-		t.Fatalf("what was written while a was away: %v", err)
-	}
-	must[uint64](t)(stores["c"].Put(ctx, "two again", nil))
+	settled(t, func() (KV, error) { return stores["a"].Get(ctx, "without a") })
+	put("c", "two again")
 }
 
 func TestSession(t *testing.T) {
 	ctx := t.Context()
 	s, _ := start(t, Config{})
-	err := s.Session(ctx, time.Second, func(ctx context.Context, lease LeaseID) error {
+	const long = time.Minute // no lease of this test ends by time, however slow the machine is
+	err := s.Session(ctx, long, func(ctx context.Context, lease LeaseID) error {
 		must[uint64](t)(s.Txn(ctx, nil, PutLeased("alive", nil, lease)))
 		if got := must[KV](t)(s.Get(ctx, "alive")); got.Lease != lease {
 			t.Errorf("the key has lease %d, not %d", got.Lease, lease)
@@ -167,17 +177,21 @@ func TestSession(t *testing.T) {
 		return errEnough
 	})
 	wantErr(t, err, errEnough)
-	_, err = s.Get(ctx, "alive")
+	for deadline := time.Now().Add(patience / 2); ; time.Sleep(10 * time.Millisecond) {
+		if _, err = s.Get(ctx, "alive"); errors.Is(err, ErrNotFound) || time.Now().After(deadline) {
+			break
+		}
+	}
 	wantErr(t, err, ErrNotFound)
 
 	// A lease that goes under fn's feet ends fn.
 	err = s.Session(ctx, time.Second, func(fnCtx context.Context, lease LeaseID) error {
 		revoke(t, s, lease)
-		<-fnCtx.Done()
+		within(t, "the end of the session", fnCtx.Done())
 		return nil
 	})
 	wantErr(t, err, ErrUnavailable)
-	err = s.Session(ctx, time.Second, func(_ context.Context, lease LeaseID) error {
+	err = s.Session(ctx, long, func(_ context.Context, lease LeaseID) error {
 		revoke(t, s, lease)
 		_, err := s.Txn(ctx, nil, PutLeased("late", nil, lease))
 		return err
@@ -194,7 +208,7 @@ func TestElect(t *testing.T) {
 		fence Fence
 	}
 	leading := make(chan led, 2)
-	resign := map[string]chan error{"x": make(chan error), "y": make(chan error)}
+	resign := map[string]chan error{"x": make(chan error, 1), "y": make(chan error, 1)}
 	ended := make(chan error, 2)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -211,7 +225,7 @@ func TestElect(t *testing.T) {
 			})
 		}()
 	}
-	first := <-leading
+	first := within(t, "a leader", leading)
 	if who := must[string](t)(s.Leader(ctx, "probe")); who != first.who {
 		t.Fatalf("%s leads, Leader says %s", first.who, who)
 	}
@@ -222,19 +236,19 @@ func TestElect(t *testing.T) {
 	default:
 	}
 	resign[first.who] <- ErrConflict // losing a race is no reason to give up
-	second := <-leading
+	second := within(t, "the next leader", leading)
 	_, err := s.Txn(ctx, []Cond{first.fence.Cond()}, Put("led", nil))
 	wantErr(t, err, ErrConflict)
 	must[uint64](t)(s.Txn(ctx, []Cond{second.fence.Cond()}, Put("led", nil)))
 
 	resign[second.who] <- errEnough // any other error ends it
-	wantErr(t, <-ended, errEnough)
-	third := <-leading
+	wantErr(t, within(t, "the end of Elect", ended), errEnough)
+	third := within(t, "the third leader", leading)
 	if third.who == second.who {
 		t.Fatalf("%s leads after it ended", third.who)
 	}
 	cancel()
-	wantErr(t, <-ended, context.Canceled)
+	wantErr(t, within(t, "the end of Elect", ended), context.Canceled)
 	if _, err := s.Leader(t.Context(), "probe"); !errors.Is(err, ErrNotFound) {
 		t.Fatalf("nobody leads, yet: %v", err)
 	}
@@ -242,13 +256,15 @@ func TestElect(t *testing.T) {
 
 // TestEndsWhileAway: with the external store gone, whatever waits for it ends with its context.
 func TestEndsWhileAway(t *testing.T) {
-	addr := freePorts(t, 1)
+	addr := freeAddrs(t, 1)
 	_, stopInside := start(t, Config{ClientListen: addr[0]})
-	s, _ := start(t, Config{Endpoints: addr, Timeout: 200 * time.Millisecond})
+	s, _ := start(t, Config{Endpoints: addr})
+	brief, _ := start(t, Config{Endpoints: addr, Timeout: 200 * time.Millisecond})
 	ready(t, s)
+	ready(t, brief)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	began, ended := make(chan string, 4), make(chan error, 4)
+	began, ended := make(chan string, 100), make(chan error, 4) // whoever leads once more must not wait to say so
 	lead := func(who string) func(context.Context, Fence) error {
 		return func(ctx context.Context, _ Fence) error {
 			began <- who
@@ -257,7 +273,7 @@ func TestEndsWhileAway(t *testing.T) {
 		}
 	}
 	go func() { ended <- s.Elect(ctx, "e", "leader", lead("leader")) }()
-	<-began
+	within(t, "a leader", began)
 	go func() { ended <- s.Elect(ctx, "e", "waiting", lead("waiting")) }()
 	go func() {
 		candidates := 0
@@ -275,27 +291,24 @@ func TestEndsWhileAway(t *testing.T) {
 			return ctx.Err()
 		})
 	}()
-	for range 2 {
-		<-began
+	for seen := map[string]bool{}; !seen["watch"] || !seen["session"]; {
+		seen[within(t, "the watch and the session", began)] = true
 	}
 	stopInside()
-	_, err := s.Get(ctx, "x")
+	_, err := brief.Get(ctx, "x")
 	wantErr(t, err, ErrUnavailable)
 	cancel()
 	for range 4 {
-		select {
-		case err := <-ended:
-			if !errors.Is(err, context.Canceled) && !errors.Is(err, ErrUnavailable) {
-				t.Error(err)
-			}
-		case <-time.After(30 * time.Second):
-			t.Fatal("something waits for a store that is away")
+		err := within(t, "what waits for a store that is away ends", ended)
+		if !errors.Is(err, context.Canceled) && !errors.Is(err, ErrUnavailable) {
+			t.Error(err)
 		}
 	}
 }
 
 func revoke(t *testing.T, s *Store, lease LeaseID) {
-	if _, err := s.client.Revoke(t.Context(), clientv3.LeaseID(lease)); err != nil {
+	_, err := s.client.Revoke(t.Context(), clientv3.LeaseID(lease))
+	if err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) { // it has ended already
 		t.Error(err)
 	}
 }

@@ -3,6 +3,7 @@ package store
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -69,7 +70,7 @@ func TestKilled(t *testing.T) {
 }
 
 // writeForEver writes n/1, n/2 … and says each one that was acknowledged. It goes on where an earlier
-// one was killed.
+// one was killed, and tries again what a slow disk was not in time for: that may have been written all the same.
 func writeForEver(t *testing.T, dir string) {
 	s, err := New(Config{DataDir: dir, Timeout: time.Minute}) // with fsync
 	if err != nil {
@@ -78,14 +79,17 @@ func writeForEver(t *testing.T, dir string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	go s.Run(ctx)
-	page, err := s.List(ctx, "n/", ListOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	page := settled(t, func() (Page, error) { return s.List(ctx, "n/", ListOptions{}) })
 	for n := len(page.Items) + 1; ; n++ {
-		if _, err := s.Txn(ctx, []Cond{Absent(fmt.Sprintf("n/%08d", n))}, Put(fmt.Sprintf("n/%08d", n), nil)); err != nil {
-			t.Fatal(err)
-		}
+		key, tries := fmt.Sprintf("n/%08d", n), 0
+		settled(t, func() (uint64, error) {
+			tries++
+			rev, err := s.Txn(ctx, []Cond{Absent(key)}, Put(key, nil))
+			if tries > 1 && errors.Is(err, ErrConflict) {
+				err = nil
+			}
+			return rev, err
+		})
 		fmt.Printf("\nwrote %d\n", n)
 	}
 }

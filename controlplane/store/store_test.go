@@ -11,14 +11,22 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/goleak"
+
+	"github.com/nearcast/nearcast/testbed/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
-// start runs a store until the test ends or the returned function is called.
+// patience is how long a test waits for what must happen; it is a bound and not a measure.
+const patience = time.Minute
+
+// start runs a store until the test ends or the returned function is called. Where a test says nothing of
+// timeouts, an operation has patience: a member may take its time to start, and a machine to write.
 func start(t *testing.T, cfg Config) (*Store, func()) {
 	t.Helper()
+	if cfg.Timeout == 0 {
+		cfg.Timeout = patience
+	}
 	if len(cfg.Endpoints) == 0 {
 		cfg.NoSync = true
 		if cfg.DataDir == "" {
@@ -36,7 +44,7 @@ func start(t *testing.T, cfg Config) (*Store, func()) {
 	stop := func() {
 		once.Do(func() {
 			cancel()
-			if err := <-ended; err != nil {
+			if err := within(t, "the end of Run", ended); err != nil {
 				t.Errorf("Run: %v", err)
 			}
 		})
@@ -45,13 +53,35 @@ func start(t *testing.T, cfg Config) (*Store, func()) {
 	return s, stop
 }
 
-func ready(t *testing.T, s *Store) {
+// within receives what must come.
+func within[T any](t *testing.T, what string, from <-chan T) (v T) {
 	t.Helper()
 	select {
-	case <-s.Ready():
-	case <-time.After(time.Minute):
-		t.Fatal("not ready after a minute")
+	case v = <-from:
+	case <-time.After(patience):
+		t.Fatalf("%s: not within %v", what, patience)
 	}
+	return v
+}
+
+// settled repeats what may be repeated while the store is not available, as it is while members choose their
+// leader: an operation on its way to the old one is lost then (ErrUnavailable says that it may have happened).
+func settled[T any](t *testing.T, f func() (T, error)) (v T) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		v, err := f()
+		if err == nil {
+			return v
+		}
+		if !errors.Is(err, ErrUnavailable) || time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+}
+
+func ready(t *testing.T, s *Store) {
+	t.Helper()
+	within(t, "the store is ready", s.Ready())
 }
 
 func must[T any](t *testing.T) func(T, error) T {
@@ -269,7 +299,7 @@ func TestNoSpace(t *testing.T) {
 	ctx := t.Context()
 	s, _ := start(t, Config{QuotaBytes: 1 << 20})
 	var err error
-	for i := 0; i < 400 && err == nil; i++ {
+	for i := 0; i < 4000 && err == nil; i++ { // the size is known after what waits was written out
 		_, err = s.Put(ctx, fmt.Sprint("fill", i), make([]byte, 100<<10))
 	}
 	wantErr(t, err, ErrNoSpace)

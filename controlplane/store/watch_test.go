@@ -18,7 +18,7 @@ var errEnough = errors.New("enough")
 // take returns the first n updates of a watch.
 func take(t *testing.T, s *Store, prefix string, from uint64, n int) []Update {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	var got []Update
 	err := s.Watch(ctx, prefix, from, func(u Update) error {
@@ -123,7 +123,8 @@ func TestWatchFindsLostEvents(t *testing.T) {
 // TestWatchAgainstList writes at random from several goroutines and checks after every update that what
 // was told is exactly what the store held at that revision.
 func TestWatchAgainstList(t *testing.T) {
-	ctx := t.Context()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	s, _ := start(t, Config{RelistInterval: 30 * time.Millisecond})
 	const writers, writes, names = 3, 400, 12
 	var wg sync.WaitGroup
@@ -148,11 +149,11 @@ func TestWatchAgainstList(t *testing.T) {
 	written := make(chan struct{})
 	go func() {
 		wg.Wait()
-		_, err := s.Put(ctx, "w/end", nil)
-		if err != nil {
+		defer close(written)
+		if _, err := s.Put(ctx, "w/end", nil); err != nil {
 			t.Error(err)
+			cancel() // the watch would wait for it
 		}
-		close(written)
 	}()
 
 	state := map[string]KV{}
@@ -205,7 +206,7 @@ func TestWatchEnds(t *testing.T) {
 	told := make(chan struct{}, 10)
 	ended := make(chan error, 1)
 	go func() { ended <- s.Watch(ctx, "", 0, func(Update) error { told <- struct{}{}; return nil }) }()
-	<-told
+	within(t, "the first update", told)
 	stop() // the store goes away: the watch waits for it
 	select {
 	case err := <-ended:
@@ -213,5 +214,5 @@ func TestWatchEnds(t *testing.T) {
 	default:
 	}
 	cancel()
-	wantErr(t, <-ended, context.Canceled)
+	wantErr(t, within(t, "the end of Watch", ended), context.Canceled)
 }
