@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -16,6 +17,7 @@ import (
 
 	"github.com/nearcast/nearcast/proto/identity"
 	v1 "github.com/nearcast/nearcast/proto/nearcast/v1"
+	"github.com/nearcast/nearcast/testbed/netns"
 )
 
 // Every method of the admin API is implemented, and an empty request makes none of them fail in a way
@@ -225,6 +227,9 @@ func TestRolesAndAudit(t *testing.T) {
 		}
 	}
 	var got []string
+	if len(entries) < 7 {
+		t.Fatalf("the audit log has %v", entries)
+	}
 	entries[6].Operator, _, _ = strings.Cut(entries[6].GetOperator(), " token ") // its id is random
 	for i, e := range entries {
 		got = append(got, fmt.Sprintf("%s %s %s %s", e.GetOperator(), e.GetMethod(), e.GetObject(),
@@ -262,7 +267,8 @@ func TestControllerProbes(t *testing.T) {
 	o.furnish(t)
 	must[*v1.Settings](t)(o.UpdateSettings(ctx, &v1.UpdateSettingsRequest{Settings: &v1.Settings{
 		EndpointAllowNetworks: []string{"127.0.0.0/8"}}, UpdateMask: mask("endpoint_allow_networks")}))
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	at := netip.MustParseAddrPort(netns.FreeAddr(t)) // where nobody else will listen afterwards
+	l, err := net.Listen("tcp", at.String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -277,10 +283,10 @@ func TestControllerProbes(t *testing.T) {
 			conn.Close()
 		}
 	}()
-	_, g := o.accelerate(t, "web", "us", "127.0.0.1")
+	_, g := o.accelerate(t, "web", "us", at.Addr().String())
 	must[*v1.EndpointGroup](t)(o.UpdateEndpointGroup(ctx, &v1.UpdateEndpointGroupRequest{
 		Group: &v1.EndpointGroup{Id: g.GetId(), HealthCheck: &v1.HealthCheck{
-			Port: uint32(l.Addr().(*net.TCPAddr).Port)}}, UpdateMask: mask("health_check.port")}))
+			Port: uint32(at.Port())}}, UpdateMask: mask("health_check.port")}))
 	verdict := func(want v1.HealthState) func() error {
 		return func() error {
 			list := must[*v1.ListHealthResponse](t)(o.ListHealth(ctx, &v1.ListRequest{})).GetEndpoints()

@@ -12,6 +12,7 @@ import (
 	"github.com/nearcast/nearcast/controlplane/catalog"
 	"github.com/nearcast/nearcast/proto/model"
 	v1 "github.com/nearcast/nearcast/proto/nearcast/v1"
+	"github.com/nearcast/nearcast/testbed/netns"
 )
 
 // awsCommands returns the aws command lines of this machine: Debian's, and another that comes first in PATH.
@@ -81,7 +82,7 @@ func (c *awsClient) get(path string, args ...string) string {
 // CloudWatch beside them.
 func TestArticle(t *testing.T) {
 	paths := awsCommands(t)
-	addr := freePort(t)
+	addr := netns.FreeAddr(t)
 	ctl := start(t, func(c *Config) { c.AWSListen = addr })
 	admin := adminOf(t, ctl.cfg.DataDir, ctl.addr)
 	admin.furnish(t)

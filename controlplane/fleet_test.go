@@ -17,6 +17,7 @@ import (
 	"github.com/nearcast/nearcast/proto/identity"
 	"github.com/nearcast/nearcast/proto/model"
 	v1 "github.com/nearcast/nearcast/proto/nearcast/v1"
+	"github.com/nearcast/nearcast/testbed/netns"
 )
 
 func mask(paths ...string) *fieldmaskpb.FieldMask { return &fieldmaskpb.FieldMask{Paths: paths} }
@@ -53,6 +54,19 @@ func (o *operator) problems(t testing.TB) string {
 	return strings.Join(st.GetProblems(), "\n")
 }
 
+// connected waits until the nodes show as connected.
+func (o *operator) connected(t testing.TB, nodes ...*testNode) {
+	t.Helper()
+	for _, n := range nodes {
+		eventually(t, "node "+n.node.GetName()+" is connected", func() error {
+			if !o.node(t, n.id).GetConnected() {
+				return errors.New("it is away")
+			}
+			return nil
+		})
+	}
+}
+
 func (o *operator) node(t testing.TB, id string) *v1.Node {
 	t.Helper()
 	return must[*v1.Node](t)(o.GetNode(t.Context(), &v1.GetRequest{Id: id}))
@@ -81,6 +95,7 @@ func TestSnapshotsReachNodesAndAreAcknowledged(t *testing.T) {
 	if err := blocked.Send(hello()); err != nil {
 		t.Fatal(err)
 	}
+	o.connected(t, slow, node) // only they count
 
 	a, _ := o.accelerate(t, "web", "eu", "198.18.0.1")
 	if got := o.status(t, a.GetId()); got != v1.AcceleratorStatus_ACCELERATOR_STATUS_IN_PROGRESS {
@@ -205,9 +220,7 @@ func TestHelloIsChecked(t *testing.T) {
 	if got := s.end(t); got != codes.Aborted {
 		t.Errorf("the first stream ended with %v", got)
 	}
-	if !o.node(t, n.id).GetConnected() {
-		t.Error("the node does not count as connected")
-	}
+	o.connected(t, n)
 }
 
 func TestHealthBecomesVerdicts(t *testing.T) {
@@ -258,11 +271,14 @@ func TestHealthBecomesVerdicts(t *testing.T) {
 	}
 	report(healthy, "")
 	eventually(t, "it is believed to be well again", verdicts(healthy, healthy))
-	st := must[*v1.StatusResponse](t)(o.GetStatus(t.Context(), &emptypb.Empty{}))
-	if st.GetEndpointsHealthy() != 2 || len(st.GetProblems()) != 0 || len(st.GetControllers()) != 1 ||
-		!st.GetControllers()[0].GetLeader() {
-		t.Errorf("status: %v", st)
-	}
+	eventually(t, "the status shows no problem", func() error {
+		st := must[*v1.StatusResponse](t)(o.GetStatus(t.Context(), &emptypb.Empty{}))
+		if st.GetEndpointsHealthy() != 2 || len(st.GetProblems()) != 0 || len(st.GetControllers()) != 1 ||
+			!st.GetControllers()[0].GetLeader() {
+			return fmt.Errorf("%v", st)
+		}
+		return nil
+	})
 }
 
 func TestPathsAndNotes(t *testing.T) {
@@ -291,7 +307,7 @@ func TestPathsAndNotes(t *testing.T) {
 
 // Two controllers on one store are equal, and each sees what nodes say to the other.
 func TestTwoControllers(t *testing.T) {
-	etcd := freePort(t)
+	etcd := netns.FreeAddr(t)
 	one := start(t, func(c *Config) { c.Store.ClientListen = etcd })
 	two := start(t, func(c *Config) { c.Store = StoreConfig{Endpoints: []string{etcd}} })
 	o1 := adminOf(t, one.cfg.DataDir, one.addr)
@@ -311,10 +327,13 @@ func TestTwoControllers(t *testing.T) {
 			}
 			return nil
 		})
-		st := must[*v1.StatusResponse](t)(o.GetStatus(t.Context(), &emptypb.Empty{}))
-		if len(st.GetControllers()) != 2 || !st.GetNodes()[0].GetConnected() {
-			t.Errorf("status: %v", st)
-		}
+		eventually(t, "it knows both controllers and the node", func() error {
+			st := must[*v1.StatusResponse](t)(o.GetStatus(t.Context(), &emptypb.Empty{}))
+			if len(st.GetControllers()) != 2 || !st.GetNodes()[0].GetConnected() {
+				return fmt.Errorf("%v", st)
+			}
+			return nil
+		})
 	}
 	// Equal snapshots, to the byte.
 	eventually(t, "they say the same", func() error {
@@ -341,12 +360,7 @@ func TestTwoControllers(t *testing.T) {
 	s2 := n.sync(t, two.addr, apply)
 	s2.wait(t, "a snapshot", func() bool { return s2.snapshot != nil })
 	s.cancel()
-	eventually(t, "the node counts as connected at two", func() error {
-		if !o1.node(t, n.id).GetConnected() {
-			return errors.New("away")
-		}
-		return nil
-	})
+	o1.connected(t, n)
 	two.stop()
 	if got := s2.end(t); got != codes.Unavailable {
 		t.Errorf("the stream of a controller that stops ended with %v", got)

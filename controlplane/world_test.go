@@ -1,6 +1,7 @@
 package controlplane
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -9,15 +10,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"sync"
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -28,25 +26,14 @@ import (
 	"github.com/nearcast/nearcast/proto/identity"
 	"github.com/nearcast/nearcast/proto/model"
 	v1 "github.com/nearcast/nearcast/proto/nearcast/v1"
+	"github.com/nearcast/nearcast/testbed/leak"
+	"github.com/nearcast/nearcast/testbed/netns"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 // patience is how long a test waits for what must happen; it is a bound and not a measure.
 const patience = 60 * time.Second
-
-// freePort returns a loopback address that nobody listens on. The host is one of 2^23, so that between
-// here and its use nobody else takes the port, also not as the near end of a connection.
-func freePort(t testing.TB) string {
-	t.Helper()
-	host := fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(127), rand.IntN(256), 1+rand.IntN(254))
-	l, err := net.Listen("tcp", host+":0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
 
 // testController is a running controller.
 type testController struct {
@@ -59,8 +46,8 @@ type testController struct {
 func start(t testing.TB, change ...func(*Config)) *testController {
 	t.Helper()
 	cfg := Config{
-		Cluster: "test", DataDir: t.TempDir(), Listen: freePort(t), StopTimeout: 2 * time.Second,
-		Version: "test", Store: StoreConfig{NoSync: true},
+		Cluster: "test", DataDir: t.TempDir(), Listen: netns.FreeAddr(t), StopTimeout: 2 * time.Second,
+		Version: "test", Store: StoreConfig{NoSync: true, Timeout: patience / 2},
 	}
 	if os.Getenv("NEARCAST_TEST_LOG") != "" {
 		cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -80,8 +67,13 @@ func start(t testing.TB, change ...func(*Config)) *testController {
 	tc.stop = func() {
 		once.Do(func() {
 			cancel()
-			if err := <-ended; err != nil {
-				t.Errorf("Run: %v", err)
+			select {
+			case err := <-ended:
+				if err != nil {
+					t.Errorf("Run: %v", err)
+				}
+			case <-time.After(patience):
+				t.Errorf("Run has not ended within %v", patience)
 			}
 		})
 	}
@@ -271,12 +263,15 @@ func (n *testNode) client(t testing.TB, addr string) v1.NodeServiceClient {
 type conversation struct {
 	v1.NodeService_SyncClient
 	cancel context.CancelFunc
+	sender sync.Mutex // a stream takes one message at a time: the reader's answers and the test's
 
 	mu       sync.Mutex
 	cond     *sync.Cond
 	welcome  *v1.Welcome
 	snapshot *model.Snapshot
 	updates  int
+	repeats  int // updates that were the one before
+	last     []byte
 	compares int
 	err      error // how it ended
 }
@@ -317,6 +312,13 @@ func (n *testNode) sync(t testing.TB, addr string,
 	return c
 }
 
+// Send sends a message, from any goroutine.
+func (c *conversation) Send(m *v1.NodeMessage) error {
+	c.sender.Lock()
+	defer c.sender.Unlock()
+	return c.NodeService_SyncClient.Send(m)
+}
+
 func (c *conversation) read(answer func(*v1.SnapshotUpdate) *v1.SnapshotAck) {
 	for {
 		m, err := c.Recv()
@@ -332,6 +334,10 @@ func (c *conversation) read(answer func(*v1.SnapshotUpdate) *v1.SnapshotAck) {
 		case m.GetSnapshot() != nil:
 			c.snapshot, c.err = decode(m.GetSnapshot())
 			c.updates++
+			if bytes.Equal(m.GetSnapshot().GetHash(), c.last) {
+				c.repeats++
+			}
+			c.last = m.GetSnapshot().GetHash()
 			if answer != nil {
 				ack = answer(m.GetSnapshot())
 			}
