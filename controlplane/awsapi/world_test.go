@@ -11,7 +11,6 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	ga "github.com/aws/aws-sdk-go-v2/service/globalaccelerator"
-	"go.uber.org/goleak"
 
 	"github.com/nearcast/nearcast/controlplane/access"
 	"github.com/nearcast/nearcast/controlplane/catalog"
@@ -19,9 +18,10 @@ import (
 	"github.com/nearcast/nearcast/controlplane/store"
 	"github.com/nearcast/nearcast/proto/model"
 	v1 "github.com/nearcast/nearcast/proto/nearcast/v1"
+	"github.com/nearcast/nearcast/testbed/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 const account = "123456789012"
 
@@ -64,7 +64,7 @@ func must[T any](t testing.TB) func(T, error) T {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	s := must[*store.Store](t)(store.New(store.Config{DataDir: t.TempDir(), NoSync: true}))
+	s := must[*store.Store](t)(store.New(store.Config{DataDir: t.TempDir(), NoSync: true, Timeout: time.Minute}))
 	run(t, s.Run)
 	w := &world{t: t, keys: access.NewKeys(s)}
 	w.catalog = must[*catalog.Catalog](t)(catalog.New(catalog.Config{Store: s, Cluster: "test"}))

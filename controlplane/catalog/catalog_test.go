@@ -6,20 +6,21 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"go.uber.org/goleak"
 
 	"github.com/nearcast/nearcast/controlplane/store"
 	"github.com/nearcast/nearcast/proto/model"
+	"github.com/nearcast/nearcast/testbed/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 // newStore runs a store of its own until the test ends.
 func newStore(t testing.TB) *store.Store {
 	t.Helper()
-	s, err := store.New(store.Config{DataDir: t.TempDir(), NoSync: true})
+	s, err := store.New(store.Config{DataDir: t.TempDir(), NoSync: true, Timeout: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}

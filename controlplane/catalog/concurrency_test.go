@@ -74,6 +74,7 @@ func TestContention(t *testing.T) {
 
 func TestWatch(t *testing.T) {
 	c := world(t)
+	c.cfg.Debounce = 200 * time.Millisecond // the changes below are one burst, however slow the machine is
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	told := make(chan *State, 100)

@@ -88,7 +88,7 @@ func owner(t *testing.T, c *Catalog, cidr string) func(cidr string) byoip.Reques
 	ok(t)(c.SetRangeRecord(t.Context(), model.RangeRecord{CIDR: netip.MustParsePrefix(cidr),
 		Document: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))}))
 	return func(cidr string) byoip.Request {
-		message := fmt.Sprintf("1|nearcast|123456789012|%s|%s|SHA256|ECDSA", cidr, time.Now().UTC().Format("20060102"))
+		message := fmt.Sprintf("1|nearcast|123456789012|%s|%s|SHA256|ECDSA", cidr, time.Now().UTC().Add(24*time.Hour).Format("20060102"))
 		sum := sha256.Sum256([]byte(message))
 		signature := must[[]byte](t)(key.Sign(rand.Reader, sum[:], crypto.SHA256))
 		return byoip.Request{Account: "123456789012", CIDR: netip.MustParsePrefix(cidr), Message: message,

@@ -11,16 +11,16 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/nearcast/nearcast/controlplane/store"
 	"github.com/nearcast/nearcast/proto/identity"
 	"github.com/nearcast/nearcast/proto/model"
+	"github.com/nearcast/nearcast/testbed/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 // run runs f until the test ends.
 func run(t testing.TB, f func(context.Context) error) {
@@ -37,7 +37,7 @@ func run(t testing.TB, f func(context.Context) error) {
 
 func newStore(t testing.TB) *store.Store {
 	t.Helper()
-	s, err := store.New(store.Config{DataDir: t.TempDir(), NoSync: true})
+	s, err := store.New(store.Config{DataDir: t.TempDir(), NoSync: true, Timeout: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}

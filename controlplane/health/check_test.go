@@ -11,12 +11,12 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/nearcast/nearcast/proto/model"
+	"github.com/nearcast/nearcast/testbed/leak"
+	"github.com/nearcast/nearcast/testbed/netns"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 // local allows probing this machine.
 var local = model.NewEndpointRules(&model.Snapshot{
@@ -94,12 +94,12 @@ func TestCheckHTTP(t *testing.T) {
 }
 
 func TestCheckTCP(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", netns.FreeAddr(t)) // where nobody else will listen once it is closed
 	if err != nil {
 		t.Fatal(err)
 	}
-	hc := checkOf(model.HealthTCP, l.Addr().String())
-	if err := Check(t.Context(), "127.0.0.1", hc, local); err != nil {
+	hc, host := checkOf(model.HealthTCP, l.Addr().String()), l.Addr().(*net.TCPAddr).IP.String()
+	if err := Check(t.Context(), host, hc, local); err != nil {
 		t.Errorf("an open port: %v", err)
 	}
 	conn, err := l.Accept()
@@ -110,17 +110,17 @@ func TestCheckTCP(t *testing.T) {
 		t.Errorf("the check's connection brought %d bytes, %v: it must be closed", n, err)
 	}
 	conn.Close()
-	if err := Check(t.Context(), "127.0.0.1", hc, nil); err == nil || !strings.Contains(err.Error(), "refused: 127.0.0.1 is a loopback") {
+	if err := Check(t.Context(), host, hc, nil); err == nil || !strings.Contains(err.Error(), "refused: "+host+" is a loopback") {
 		t.Errorf("where endpoints must not lie: %v", err)
 	}
 	l.Close()
-	err = Check(t.Context(), "127.0.0.1", hc, local)
+	err = Check(t.Context(), host, hc, local)
 	if err == nil || err.Error() != "connect: connection refused" {
 		t.Errorf("a closed port: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := Check(ctx, "127.0.0.1", hc, local); err == nil {
+	if err := Check(ctx, host, hc, local); err == nil {
 		t.Error("a cancelled check passed")
 	}
 }
