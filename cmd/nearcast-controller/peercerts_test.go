@@ -5,9 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -15,13 +13,15 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/nearcast/nearcast/testbed/netns"
 )
 
 // Three members with certificates of peer-certs become one store, although each dials from 127.0.0.1,
 // which is in no certificate: so does a member with two interfaces.
 func TestPeerCerts(t *testing.T) {
 	dir := t.TempDir()
-	peers := map[string]string{"m1": freePort(t), "m2": freePort(t), "m3": freePort(t)}
+	peers := map[string]string{"m1": netns.FreeAddr(t), "m2": netns.FreeAddr(t), "m3": netns.FreeAddr(t)}
 	member := func(name string) string {
 		host, _, err := net.SplitHostPort(peers[name])
 		if err != nil {
@@ -48,7 +48,7 @@ func TestPeerCerts(t *testing.T) {
 	ended := make(chan error, len(peers))
 	var web []string
 	for name, addr := range peers {
-		web = append(web, freePort(t))
+		web = append(web, netns.FreeAddr(t))
 		cmd := newCommand(os.Stderr)
 		cmd.SetArgs([]string{"--cluster", "test", "--data-dir", t.TempDir(), "--listen", "127.0.0.1:0",
 			"--metrics-listen", web[len(web)-1], "--log-level", "error", "--etcd-name", name,
@@ -69,8 +69,10 @@ func TestPeerCerts(t *testing.T) {
 		eventuallyReady(t, addr)
 	}
 	// A stranger without a certificate of theirs is not let in.
-	conn, err := tls.Dial("tcp", peers["m1"], &tls.Config{InsecureSkipVerify: true})
+	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: time.Minute}, "tcp", peers["m1"],
+		&tls.Config{InsecureSkipVerify: true})
 	if err == nil {
+		_ = conn.SetDeadline(time.Now().Add(time.Minute))
 		_, err = conn.Read(make([]byte, 1))
 		conn.Close()
 	}
@@ -98,19 +100,6 @@ func eventuallyReady(t *testing.T, addr string) {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-}
-
-// freePort returns a loopback address that nobody listens on. The host is one of 2^23, so that between
-// here and its use nobody else takes the port, also not as the near end of a connection.
-func freePort(t *testing.T) string {
-	t.Helper()
-	host := fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(127), rand.IntN(256), 1+rand.IntN(254))
-	l, err := net.Listen("tcp", host+":0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func TestPeerCertsArguments(t *testing.T) {

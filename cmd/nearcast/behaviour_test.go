@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"github.com/spf13/pflag"
 
 	pb "github.com/nearcast/nearcast/proto/nearcast/v1"
+	"github.com/nearcast/nearcast/testbed/netns"
 )
 
 // TestHelp walks all commands: none may lack a one-line description, an example that begins with the
@@ -205,11 +207,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer mute.Close()
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed.Close()
+	closed := netns.FreeAddr(t)
 	plain := plainServer(t)
 
 	with := func(change func(*contextEntry)) contextEntry {
@@ -223,8 +221,8 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		dial func(context.Context, string) (net.Conn, error)
 		says []string
 	}{
-		{"refused", with(func(e *contextEntry) { e.Server = closed.Addr().String() }), nil,
-			[]string{"connection refused", closed.Addr().String() + ", context test", "systemctl status", "--server"}},
+		{"refused", with(func(e *contextEntry) { e.Server = closed }), nil,
+			[]string{"connection refused", closed + ", context test", "systemctl status", "--server"}},
 		{"unknown name", good, func(context.Context, string) (net.Conn, error) {
 			return nil, &net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", Name: "ctl", IsNotFound: true}}
 		}, []string{"the name of the controller", "no such host", "context show"}},
@@ -268,7 +266,9 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 	}
 }
 
-// plainServer answers in HTTP, like a port that is not the controllers'.
+// plainServer answers in HTTP, like a port that is not the controllers': it reads what it is asked, and what comes
+// after its answer until the client is gone. To close with something unread would reset the connection, and the
+// answer might be lost.
 func plainServer(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -283,7 +283,10 @@ func plainServer(t *testing.T) string {
 			if err != nil {
 				return
 			}
+			_ = conn.SetDeadline(time.Now().Add(time.Minute))
+			_, _ = conn.Read(make([]byte, 16<<10))
 			_, _ = conn.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
+			_, _ = io.Copy(io.Discard, conn)
 			conn.Close()
 		}
 	}()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -21,10 +20,10 @@ import (
 func realController(t *testing.T) *world {
 	t.Helper()
 	dir := t.TempDir()
-	metrics := freePort(t)
+	metrics := netns.FreeAddr(t)
 	c, err := controlplane.New(controlplane.Config{
-		Cluster: "test", DataDir: dir, Listen: freePort(t), MetricsListen: metrics, Version: "test",
-		Store: controlplane.StoreConfig{NoSync: true}, StopTimeout: time.Second,
+		Cluster: "test", DataDir: dir, Listen: netns.FreeAddr(t), MetricsListen: metrics, Version: "test",
+		Store: controlplane.StoreConfig{NoSync: true, Timeout: 30 * time.Second}, StopTimeout: time.Second,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -61,11 +60,6 @@ func realController(t *testing.T) *world {
 	// What an operator does first: take over the context that the controller left.
 	w.must(t, "context", "import", filepath.Join(dir, "admin-context.yaml"))
 	return w
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	return fmt.Sprintf("127.0.0.1:%d", netns.FreePort(t))
 }
 
 const realFile = `

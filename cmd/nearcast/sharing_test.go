@@ -94,7 +94,7 @@ func (w *world) bringRange(t *testing.T) {
 		}
 	}
 	w.made(t, &k, "access-key", "create", "--project", "shop")
-	message := "1|nearcast|" + k.Key.AccountID + "|192.0.2.0/24|" + time.Now().UTC().Format("20060102") + "|SHA256|ECDSA"
+	message := "1|nearcast|" + k.Key.AccountID + "|192.0.2.0/24|" + time.Now().UTC().Add(24*time.Hour).Format("20060102") + "|SHA256|ECDSA"
 	sum := sha256.Sum256([]byte(message))
 	signature, err := key.Sign(rand.Reader, sum[:], crypto.SHA256)
 	if err != nil {

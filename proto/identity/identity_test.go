@@ -18,10 +18,10 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
+	"github.com/nearcast/nearcast/testbed/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 func newCA(t *testing.T, cluster string) *CA {
 	t.Helper()
@@ -72,6 +72,7 @@ func handshake(t *testing.T, server, client *tls.Config) (peer Subject, serverEr
 			serverErr = err
 			return
 		}
+		raw.SetDeadline(time.Now().Add(time.Minute))
 		c := tls.Server(raw, server)
 		defer c.Close()
 		if serverErr = c.Handshake(); serverErr != nil {
@@ -87,6 +88,7 @@ func handshake(t *testing.T, server, client *tls.Config) (peer Subject, serverEr
 	if err != nil {
 		t.Fatal(err)
 	}
+	raw.SetDeadline(time.Now().Add(time.Minute))
 	c := tls.Client(raw, client)
 	clientErr = c.Handshake()
 	if clientErr == nil {
