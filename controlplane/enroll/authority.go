@@ -168,9 +168,10 @@ func (a *Authority) reissue(c *identity.Credentials, kind identity.Kind, name st
 // Run follows the authority in the store and keeps this process's own credentials, which Issue made,
 // fresh: they are made anew at two thirds of their life, and when the authority changes.
 func (a *Authority) Run(ctx context.Context, own *identity.Credentials) error {
+	_, changed := a.get() // before the watch may change it: what it is told first may be another authority
 	watching := make(chan error, 1)
 	go func() { watching <- a.follow(ctx) }()
-	err := a.keep(ctx, own)
+	err := a.keep(ctx, own, changed)
 	if watchErr := <-watching; err == nil {
 		err = watchErr
 	}
@@ -196,9 +197,9 @@ func (a *Authority) follow(ctx context.Context) error {
 	return fmt.Errorf("watch the authority: %w", err)
 }
 
-func (a *Authority) keep(ctx context.Context, own *identity.Credentials) error {
+// keep makes own anew when it is time, and whenever changed, and what follows it, is closed.
+func (a *Authority) keep(ctx context.Context, own *identity.Credentials, changed <-chan struct{}) error {
 	subject := own.Subject()
-	_, changed := a.get()
 	for {
 		timer := time.NewTimer(time.Until(own.RenewAt()))
 		select {
