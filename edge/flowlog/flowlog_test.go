@@ -27,6 +27,12 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// patience is how long anything may take that others do, on a machine that has no time.
+const patience = 30 * time.Second
+
+// longInterval is one that a test does not see the end of.
+const longInterval = 7 * 24 * time.Hour
+
 const accelerator = "ad534ac1-9c4d-4e1c-b2bd-5f8a1d1e1f10"
 
 func window() meter.Window {
@@ -107,8 +113,13 @@ func run(t testing.TB, l *Log) (stop func()) {
 	go func() { done <- l.Run(ctx) }()
 	return func() {
 		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(patience):
+			t.Error("Run does not end")
 		}
 	}
 }
@@ -192,7 +203,7 @@ func match(t *testing.T, pattern, s string) bool {
 // under the same name if the answer to the first delivery was lost.
 func TestRestart(t *testing.T) {
 	dir, spool := t.TempDir(), t.TempDir()
-	first := newLog(t, Config{Dir: spool, Destination: Directory(dir)})
+	first := newLog(t, Config{Dir: spool, Destination: Directory(dir), Interval: longInterval})
 	b := &batch{target: (*first.wanted.Load())[accelerator], since: time.Now()}
 	for i := range 3 {
 		w := window()
@@ -233,7 +244,7 @@ func TestRestart(t *testing.T) {
 // A full spool drops what is new, counts it, and says so in the log once there is room.
 func TestFullSpool(t *testing.T) {
 	dir, spool := t.TempDir(), t.TempDir()
-	l := newLog(t, Config{Dir: spool, Destination: Directory(dir), SpoolMax: 2000})
+	l := newLog(t, Config{Dir: spool, Destination: Directory(dir), SpoolMax: 2000, Interval: longInterval})
 	b := &batch{target: (*l.wanted.Load())[accelerator], since: time.Now()}
 	for range 20 {
 		w := window()
@@ -243,7 +254,7 @@ func TestFullSpool(t *testing.T) {
 	if b.skipped.IsZero() || l.spool.used > 2000 {
 		t.Errorf("%d bytes are spooled", l.spool.used)
 	}
-	later := time.Now().Add(segmentEvery)
+	later := time.Now().Add(longInterval)
 	l.Deliver(t.Context(), later)
 	l.flushOne(b)
 	l.Deliver(t.Context(), later)
@@ -340,7 +351,7 @@ func TestTail(t *testing.T) {
 		return len(l.tails.readers) == 1
 	})
 	l.Record(window())
-	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(patience))
 	buf := make([]byte, 4096)
 	if n, err := conn.Read(buf); err != nil || !bytes.HasPrefix(buf[:n], []byte(`{"account":`)) {
 		t.Errorf("%q, %v", buf[:n], err)
@@ -351,7 +362,7 @@ func TestTail(t *testing.T) {
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("never: %s", what)
 		}

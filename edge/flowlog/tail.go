@@ -9,7 +9,10 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // tails are live readers: whoever may open the socket (a file of mode 0600, so the user that the node
@@ -37,15 +40,14 @@ func (t *tails) send(lines []byte) {
 
 func (t *tails) serve(ctx context.Context, path string, log *slog.Logger) error {
 	_ = os.Remove(path) // of a process that was killed; who runs two on one directory is told elsewhere
-	ln, err := net.Listen("unix", path)
-	if err == nil {
-		err = os.Chmod(path, 0o600)
-	}
+	private := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
+		// The file gets the socket's mode when it is made, so that there is no moment at which it has another one.
+		cerr := c.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) })
+		return errors.Join(cerr, err)
+	}}
+	ln, err := private.Listen(ctx, "unix", path)
 	if err != nil {
 		log.Warn("live flows cannot be read", "socket", path, "error", err)
-		if ln != nil {
-			ln.Close()
-		}
 		<-ctx.Done()
 		return nil
 	}
