@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -89,8 +90,13 @@ func (r *running) run(t *testing.T) *running {
 	r.stop = func() {
 		once.Do(func() {
 			cancel()
-			if err := <-done; err != nil {
-				t.Error(err)
+			select {
+			case err := <-done:
+				if err != nil {
+					t.Error(err)
+				}
+			case <-time.After(patience):
+				t.Error("Run does not end")
 			}
 		})
 	}
@@ -179,9 +185,9 @@ func TestSnapshotsAreAppliedKeptAndRestored(t *testing.T) {
 	// Every controller is dead.
 	ctl.server.Stop()
 	b := newAgent(t, c, dir, nil, ctl.addr).run(t)
-	eventually(t, "the snapshot on disk is applied", func() bool { return b.revisions() == "7" })
-	if s := b.Status(); !s.FromDisk || s.Revision != 7 || s.Controller != "" {
-		t.Errorf("%+v", s)
+	eventually(t, "the snapshot on disk is applied", func() bool { return b.Status().Revision != 0 })
+	if s := b.Status(); !s.FromDisk || s.Revision != 7 || s.Controller != "" || b.revisions() != "7" {
+		t.Errorf("%+v, applied %s", s, b.revisions())
 	}
 	b.stop()
 
@@ -360,13 +366,10 @@ func TestFullDisk(t *testing.T) {
 
 func TestRenewal(t *testing.T) {
 	c := newCluster(t)
-	c.ttl = 3 * time.Second // dated back an hour, so it is due at once
+	c.ttl, c.renewed = 10*time.Minute, 24*time.Hour // dated back an hour, so the first is due at once
 	ctl := c.start()
 	dir := t.TempDir()
 	a := newAgent(t, c, dir, nil, ctl.addr).run(t)
-	c.mu.Lock()
-	c.ttl = 24 * time.Hour
-	c.mu.Unlock()
 	eventually(t, "the certificate is renewed", func() bool {
 		return time.Until(a.creds.Load().NotAfter()) > 23*time.Hour
 	})
@@ -374,6 +377,30 @@ func TestRenewal(t *testing.T) {
 		kept, err := identity.LoadCredentials(filepath.Join(dir, "identity"))
 		return err == nil && time.Until(kept.NotAfter()) > 23*time.Hour
 	})
+}
+
+// TestRenewalRests: a new certificate that is due already is not renewed again and again.
+func TestRenewalRests(t *testing.T) {
+	c := newCluster(t)
+	key, request, err := identity.NewRequest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ttl := range []time.Duration{10 * time.Minute, 24 * time.Hour} {
+		leaf, _, err := c.sign(request, ttl)
+		if err != nil {
+			t.Fatal(err)
+		}
+		creds, err := identity.NewCredentials(leaf, key, []*x509.Certificate{c.ca.Certificate()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		now := time.Now()
+		at, soon := renewal(creds, time.Time{}), renewal(creds, now.Add(time.Minute))
+		if due := ttl < time.Hour; due != at.Before(now) || due != soon.Equal(now.Add(time.Minute)) {
+			t.Errorf("one of %v is renewed at %v, and if that may not be within a minute at %v; now it is %v", ttl, at, soon, now)
+		}
+	}
 }
 
 // TestHeldBack: a snapshot that crashed the process twice is passed over at the third start.

@@ -17,13 +17,18 @@ import (
 	pb "github.com/nearcast/nearcast/proto/nearcast/v1"
 )
 
+// patience is how long anything may take that others do, on a machine that has no time.
+const patience = 30 * time.Second
+
 // cluster is an authority and what its fake controllers have heard.
 type cluster struct {
 	t     *testing.T
 	ca    *identity.CA
 	token identity.Token
 	ttl   time.Duration // of nodes' certificates
-	deny  error         // what Enroll answers
+	// renewed is the ttl of those that Renew gives.
+	renewed time.Duration
+	deny    error // what Enroll answers
 
 	mu      sync.Mutex
 	enrols  int
@@ -41,7 +46,7 @@ func newCluster(t *testing.T) *cluster {
 		t.Fatal(err)
 	}
 	return &cluster{
-		t: t, ca: ca, token: identity.NewToken(ca), ttl: time.Hour, heard: make(chan *pb.NodeMessage, 1000),
+		t: t, ca: ca, token: identity.NewToken(ca), ttl: time.Hour, renewed: time.Hour, heard: make(chan *pb.NodeMessage, 1000),
 	}
 }
 
@@ -89,8 +94,8 @@ func (c *cluster) start() *controller {
 	return ctl
 }
 
-func (c *cluster) sign(request []byte) ([]byte, [][]byte, error) {
-	leaf, err := c.ca.Sign(request, identity.Subject{Cluster: "test", Kind: identity.KindNode, Name: "n1"}, c.ttl)
+func (c *cluster) sign(request []byte, ttl time.Duration) ([]byte, [][]byte, error) {
+	leaf, err := c.ca.Sign(request, identity.Subject{Cluster: "test", Kind: identity.KindNode, Name: "n1"}, ttl)
 	return leaf, [][]byte{c.ca.Certificate().Raw}, err
 }
 
@@ -104,7 +109,7 @@ func (c *controller) Enroll(_ context.Context, r *pb.EnrollRequest) (*pb.EnrollR
 	if r.GetToken() != c.token.String() {
 		return nil, status.Error(codes.Unauthenticated, "unknown token")
 	}
-	leaf, cas, err := c.sign(r.GetCertificateRequest())
+	leaf, cas, err := c.sign(r.GetCertificateRequest(), c.ttl)
 	return &pb.EnrollResponse{
 		NodeId: "n1", Cluster: "test", Certificate: leaf, CaCertificates: cas, Controllers: []string{c.addr},
 	}, err
@@ -114,7 +119,7 @@ func (c *controller) Renew(_ context.Context, r *pb.RenewRequest) (*pb.RenewResp
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.renews++
-	leaf, cas, err := c.sign(r.GetCertificateRequest())
+	leaf, cas, err := c.sign(r.GetCertificateRequest(), c.renewed)
 	return &pb.RenewResponse{Certificate: leaf, CaCertificates: cas}, err
 }
 
@@ -148,7 +153,11 @@ func (c *controller) Sync(stream pb.NodeService_SyncServer) error {
 			c.notes = n.GetNotes()
 			c.mu.Unlock()
 		}
-		c.heard <- m
+		select {
+		case c.heard <- m:
+		case <-stream.Context().Done():
+			return stream.Context().Err()
+		}
 	}
 }
 
@@ -186,7 +195,7 @@ func (c *cluster) send(stream pb.NodeService_SyncServer, u *pb.SnapshotUpdate) *
 // hear returns the next message of a kind.
 func hear[M any](c *cluster, kind func(*pb.NodeMessage) *M) *M {
 	c.t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(patience)
 	for {
 		select {
 		case m := <-c.heard:
@@ -206,7 +215,7 @@ func update(s stored) *pb.SnapshotUpdate {
 // eventually waits for what others bring about.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(patience); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("never: %s", what)
 		}

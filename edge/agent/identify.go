@@ -111,10 +111,9 @@ func (a *Agent) enrolAt(ctx context.Context, addr string, token identity.Token) 
 func (a *Agent) renewals(ctx context.Context) error {
 	creds := a.creds.Load()
 	retry := backoff{min: renewRetryMin, max: renewRetryMax}
+	var earliest time.Time // of the next renewal
 	for {
-		at := creds.RenewAt()
-		at = at.Add(time.Duration(rand.Float64() * renewJitter * float64(creds.NotAfter().Sub(at))))
-		if !sleepUntil(ctx, at) {
+		if !sleepUntil(ctx, renewal(creds, earliest)) {
 			return nil
 		}
 		for {
@@ -122,6 +121,7 @@ func (a *Agent) renewals(ctx context.Context) error {
 			if err == nil {
 				a.note("certificate", "")
 				retry.reset()
+				earliest = time.Now().Add(renewRetryMin)
 				break
 			}
 			if ctx.Err() != nil {
@@ -135,6 +135,17 @@ func (a *Agent) renewals(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// renewal returns when a certificate is to be renewed, and not before earliest: by a clock that is far ahead, or when
+// its authority is about to end, one that was just made may be due again at once.
+func renewal(creds *identity.Credentials, earliest time.Time) time.Time {
+	at := creds.RenewAt()
+	at = at.Add(time.Duration(rand.Float64() * renewJitter * float64(creds.NotAfter().Sub(at))))
+	if at.Before(earliest) {
+		return earliest
+	}
+	return at
 }
 
 // sleepUntil waits for a moment by the wall clock and returns false if ctx ended. It looks at the
