@@ -20,12 +20,17 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// patience is how long anything may take that others do, on a machine that has no time.
+const patience = 30 * time.Second
+
 // fast is a pace for tests; the protocol is the same.
 func fast(c *memberlist.Config) {
 	c.ProbeInterval, c.ProbeTimeout = 50*time.Millisecond, 25*time.Millisecond
 	c.GossipInterval = 10 * time.Millisecond
 	c.SuspicionMult = 2
 	c.PushPullInterval = 200 * time.Millisecond
+	// At this pace a node that had no time for a moment is taken for dead, also one that is about to say farewell.
+	c.DeadNodeReclaimTime = 100 * time.Millisecond
 }
 
 // peer is one mesh of a test, with what it has told.
@@ -72,8 +77,13 @@ func start(t *testing.T, id string, addr netip.AddrPort, s *model.Snapshot, chan
 		}
 		stopped = true
 		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("%s: %v", id, err)
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("%s: %v", id, err)
+			}
+		case <-time.After(patience):
+			t.Errorf("%s: Run does not end", id)
 		}
 	}
 	t.Cleanup(p.stop)
@@ -87,7 +97,7 @@ func (p *peer) wantAlive(t *testing.T, want model.NodeID) {
 		if got != want {
 			t.Fatalf("%s: %s is alive, want %s", p.id, got, want)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		t.Fatalf("%s: %s is not alive", p.id, want)
 	}
 }
@@ -95,7 +105,7 @@ func (p *peer) wantAlive(t *testing.T, want model.NodeID) {
 // eventually waits for a condition that others bring about.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("never: %s", what)
 		}
@@ -219,18 +229,34 @@ func TestNetworks(t *testing.T) {
 	}
 }
 
+// TestKeyRotation: under each set of keys that a rotation goes through the nodes hear of each other's changes, and
+// neither has the other for dead.
 func TestKeyRotation(t *testing.T) {
 	a, b := freeAddr(t), freeAddr(t)
 	old, new := key(), key()
 	with := func(keys ...[]byte) *model.Snapshot { return snapshot(keys, node("a", a), node("b", b)) }
-	pa := start(t, "a", a, with(old), nil)
-	pb := start(t, "b", b, with(old), nil)
+	patient := func(c *Config) {
+		c.profile = func(c *memberlist.Config) {
+			fast(c)
+			c.SuspicionMult = 1000 // a machine that has no time to answer is no dead one
+		}
+	}
+	pa := start(t, "a", a, with(old), patient)
+	pb := start(t, "b", b, with(old), patient)
 	pa.wantAlive(t, "b")
 	pb.wantAlive(t, "a")
-	for _, s := range []*model.Snapshot{with(old, new), with(new, old), with(new)} {
-		pa.SetSnapshot(s)
-		pb.SetSnapshot(s)
-		time.Sleep(200 * time.Millisecond) // several probes under these keys
+	for i, s := range []*model.Snapshot{with(old, new), with(new, old), with(new)} {
+		for j, p := range []*peer{pa, pb} {
+			p.SetSnapshot(s)
+			heard := []*peer{pb, pa}[j] // which may still have the keys of before
+			for _, drains := range []bool{true, false} {
+				p.SetDraining(drains)
+				eventually(t, fmt.Sprintf("step %d: %s hears that %s drains: %v", i, heard.id, p.id, drains), func() bool {
+					m := heard.Members()
+					return len(m) == 1 && m[0].Meta.Draining == drains
+				})
+			}
+		}
 	}
 	for _, p := range []*peer{pa, pb} {
 		if len(p.Members()) != 1 {
