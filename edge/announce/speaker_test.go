@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -17,7 +16,11 @@ import (
 	"github.com/osrg/gobgp/v4/pkg/server"
 
 	"github.com/nearcast/nearcast/proto/model"
+	"github.com/nearcast/nearcast/testbed/netns"
 )
+
+// patience is how long anything may take that others do, on a machine that has no time.
+const patience = 30 * time.Second
 
 // router is a speaker of another autonomous system on the loopback network.
 type router struct {
@@ -32,12 +35,7 @@ func newRouter(t *testing.T) *router {
 		// starts and reads as it runs. A node has one server; these tests have two.
 		t.Skip("two servers of gobgp race with each other; make test-unit runs this without the detector")
 	}
-	l, err := net.Listen("tcp", "127.0.0.2:0")
-	if err != nil {
-		t.Skipf("needs 127.0.0.2: %v", err)
-	}
-	r := &router{server.NewBgpServer(), uint16(l.Addr().(*net.TCPAddr).Port)}
-	l.Close()
+	r := &router{server.NewBgpServer(), netns.FreePort(t)}
 	go r.Serve()
 	t.Cleanup(r.Stop)
 	ctx := context.Background()
@@ -92,7 +90,7 @@ func (r *router) routes() []string {
 func (r *router) sees(t *testing.T, what string, want ...string) {
 	t.Helper()
 	var got []string
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		got = r.routes()
 		if len(got) == len(want) {
 			ok := true

@@ -1,10 +1,8 @@
 package dns
 
 import (
-	"bytes"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -80,13 +78,7 @@ func gdnsd(t testing.TB, database string) netip.AddrPort {
 	if err != nil {
 		t.Skip("gdnsd is not installed")
 	}
-	dir, port := t.TempDir(), 0
-	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port = conn.LocalAddr().(*net.UDPAddr).Port
-	conn.Close()
+	dir, at := t.TempDir(), loopback(t)
 	var names, coords, addrs []string
 	for i, s := range differentialSites {
 		names = append(names, string(s.Name))
@@ -102,32 +94,10 @@ func gdnsd(t testing.TB, database string) netip.AddrPort {
   udp_threads => 1, tcp_threads => 1 }
 plugins => { geoip => { maps => { m => { geoip2_db => %q, datacenters => [%s], auto_dc_coords => { %s } } },
   resources => { near => { map => m, dcmap => { %s } } } } }
-`, port, dir+"/run", dir+"/state", database, strings.Join(names, ", "), strings.Join(coords, ", "), strings.Join(addrs, ", ")))
-	cmd := exec.Command(path, "-c", dir, "start")
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		if t.Failed() {
-			t.Logf("gdnsd says:\n%s", out.String())
-		}
-	})
-	at := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(port))
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		m := new(dns.Msg)
-		m.SetQuestion("geo.nearcast.internal.", dns.TypeA)
-		c := dns.Client{Timeout: time.Second}
-		if r, _, err := c.Exchange(m, at.String()); err == nil && len(r.Answer) > 0 {
-			return at
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("gdnsd does not answer:\n%s", out.String())
-		}
-	}
+`, at.Port(), dir+"/run", dir+"/state", database, strings.Join(names, ", "), strings.Join(coords, ", "), strings.Join(addrs, ", ")))
+	startServer(t, path, "-c", dir, "start")
+	answers(t, at.String(), "geo.nearcast.internal.", dns.TypeA)
+	return at
 }
 
 // steeredTo asks a server over one socket for a client network.

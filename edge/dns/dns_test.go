@@ -119,7 +119,7 @@ func state(t testing.TB, s *model.Snapshot, down ...model.NodeID) State {
 // serve runs a server on loopback for a test.
 func serve(t testing.TB, st State, cfg Config) *Server {
 	t.Helper()
-	cfg.Listen = []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")}
+	cfg.Listen = []netip.AddrPort{loopback(t)}
 	cfg.NSID = "fra-1"
 	s, err := New(cfg)
 	if err != nil {
@@ -131,8 +131,13 @@ func serve(t testing.TB, st State, cfg Config) *Server {
 	go func() { done <- s.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(patience):
+			t.Error("Run does not end")
 		}
 	})
 	return s
@@ -145,7 +150,7 @@ func ask(t *testing.T, s *Server, network, name string, qtype uint16, edit func(
 	if edit != nil {
 		edit(m)
 	}
-	c := dns.Client{Net: network, Timeout: 15 * time.Second, UDPSize: 4096}
+	c := dns.Client{Net: network, Timeout: patience, UDPSize: 4096}
 	r, _, err := c.Exchange(m, s.Addrs()[0].String())
 	if err != nil {
 		t.Fatalf("%s %s: %v", name, dns.TypeToString[qtype], err)

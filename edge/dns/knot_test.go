@@ -1,10 +1,8 @@
 package dns
 
 import (
-	"bytes"
 	"encoding/hex"
 	"fmt"
-	"net"
 	"net/netip"
 	"os/exec"
 	"path/filepath"
@@ -24,13 +22,7 @@ func knotd(t *testing.T, secret [cookieSecretLen]byte) string {
 			t.Skip("knotd (Debian: knot) is not installed")
 		}
 	}
-	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := conn.LocalAddr().(*net.UDPAddr).Port
-	conn.Close()
-	dir := t.TempDir()
+	dir, at := t.TempDir(), loopback(t)
 	writeFile(t, filepath.Join(dir, "example.com.zone"),
 		"@ 300 SOA ns1 hostmaster 1 7200 1800 259200 900\n@ 300 NS ns1\nns1 300 A 192.0.2.53\n")
 	conf := filepath.Join(dir, "knot.conf")
@@ -56,32 +48,10 @@ template:
 zone:
   - domain: example.com
     file: example.com.zone
-`, dir, port, secret[:]))
-	cmd := exec.Command(path, "-c", conf)
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		if t.Failed() {
-			t.Logf("knotd says:\n%s", out.String())
-		}
-	})
-	at := fmt.Sprintf("127.0.0.1:%d", port)
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		m := new(dns.Msg)
-		m.SetQuestion("example.com.", dns.TypeSOA)
-		c := dns.Client{Timeout: time.Second}
-		if r, _, err := c.Exchange(m, at); err == nil && len(r.Answer) > 0 {
-			return at
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("knotd does not answer")
-		}
-	}
+`, dir, at.Port(), secret[:]))
+	startServer(t, path, "-c", conf)
+	answers(t, at.String(), "example.com.", dns.TypeSOA)
+	return at.String()
 }
 
 // withCookie asks a server for example.com's SOA with a cookie, and returns how it answers and its own cookie.
@@ -91,7 +61,7 @@ func withCookie(t *testing.T, at, cookie string) (rcode int, fresh string) {
 	m.SetQuestion("example.com.", dns.TypeSOA)
 	m.SetEdns0(1232, false)
 	m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_COOKIE{Code: dns.EDNS0COOKIE, Cookie: cookie}}
-	c := dns.Client{Timeout: 15 * time.Second}
+	c := dns.Client{Timeout: patience}
 	r, _, err := c.Exchange(m, at)
 	if err != nil {
 		t.Fatalf("%s: %v", at, err)

@@ -127,7 +127,7 @@ func TestSizes(t *testing.T) {
 // TestPipelined sends many queries in one write and expects all answers, in order.
 func TestPipelined(t *testing.T) {
 	s := serve(t, state(t, fleet(t, 0)), Config{Rate: -1})
-	c, err := net.Dial("tcp", s.Addrs()[0].String())
+	c, err := net.DialTimeout("tcp", s.Addrs()[0].String(), patience)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,12 +144,13 @@ func TestPipelined(t *testing.T) {
 		}
 		out = append(append(out, byte(len(b)>>8), byte(len(b))), b...)
 	}
+	_ = c.SetWriteDeadline(time.Now().Add(patience))
 	if _, err := c.Write(out); err != nil {
 		t.Fatal(err)
 	}
 	conn := &dns.Conn{Conn: c}
 	for i := range n {
-		c.SetReadDeadline(time.Now().Add(15 * time.Second))
+		c.SetReadDeadline(time.Now().Add(patience))
 		r, err := conn.ReadMsg()
 		if err != nil || r.Id != uint16(i) || len(r.Answer) != 1 {
 			t.Fatalf("answer %d: %v, %v", i, r, err)
