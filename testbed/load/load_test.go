@@ -35,7 +35,12 @@ func startServer(t *testing.T) map[int]netip.AddrPort {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
-	<-ready
+	select {
+	case <-ready:
+	case err := <-done: // before it had all its sockets
+		cancel()
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -104,6 +109,7 @@ func TestServersSayWhatTheirPortsPromise(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
 		_, _ = io.WriteString(conn, c.send)
 		_ = conn.(*net.TCPConn).CloseWrite()
 		if got, err := io.ReadAll(conn); string(got) != c.want || err != nil {
@@ -116,6 +122,7 @@ func TestServersSayWhatTheirPortsPromise(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
 	_, _ = conn.Write([]byte("x"))
 	if _, err := conn.Read(make([]byte, 1)); err == nil || err == io.EOF {
 		t.Errorf("reset port: %v, want a reset", err)

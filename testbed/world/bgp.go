@@ -48,7 +48,7 @@ const (
 	cityASN     = 64801
 	bfdMillis   = 100
 	bgpMD5      = "nearcast-lab"
-	routerWait  = 60 * time.Second
+	routerWait  = 120 * time.Second
 	routersPoll = 100 * time.Millisecond
 )
 
@@ -232,7 +232,12 @@ func (w *World) startFRR(r *router) (err error) {
 		if err != nil {
 			return err
 		}
-		time.Sleep(500 * time.Millisecond) // bgpd asks zebra once in ten seconds if it is not there yet
+		// bgpd asks zebra once in ten seconds if it is not there yet.
+		for begin := time.Now(); name == "zebra" && time.Since(begin) < routerWait; time.Sleep(20 * time.Millisecond) {
+			if _, err := os.Stat(socket); err == nil {
+				break
+			}
+		}
 	}
 	return nil
 }

@@ -2,7 +2,9 @@ package world
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
+	"os"
 	"os/exec"
 	"testing"
 	"time"
@@ -61,7 +63,7 @@ func TestBareWorld(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	spec.Name = "bare"
+	spec.Name = fmt.Sprintf("b%d", os.Getpid()) // its own, also beside another run on this machine
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	w, err := Raise(ctx, spec, Options{Bin: bin, Dir: t.TempDir(), Say: t.Logf, Bare: true})
