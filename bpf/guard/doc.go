@@ -7,7 +7,7 @@
 //	addresses (LPM trie)  destination → exclusive? fragments?
 //	prefixes, ranges      protocol, destination, port → listener (package ports)
 //	listeners (array)     listener → lists to allow and deny, countries to refuse, rates
-//	lists (LPM trie)      source → bits of the lists it is on, number of its country
+//	lists (search tree)   source → bits of the lists it is on, number of its country (tree.go)
 //	sources (LRU hash)    listener, source (/32 or /64) → bucket
 //	states (array)        listener → its buckets, when it last handed out cookies
 //	counts (per-CPU)      reason → packets, bytes
@@ -20,8 +20,10 @@
 // full bucket: a flood from many forged sources is what Total and
 // Flood are for.
 //
-// Of a source's country the trie has one number, and each listener a bit for every number: which countries a
-// listener refuses can change without a write to the trie, however many networks they have.
+// Of a source's country the tree has one number, and each listener a bit for every number: which countries a
+// listener refuses can change without a new tree, however many networks they have. The tree is compiled here and
+// replaced whole: a packet meets the old one or the new one. Each line of it is one of the CPU's cache lines, as a long
+// list costs what the lines cost that are not in its caches.
 //
 // Beyond Flood the program answers SYNs itself, with the kernel's own cookies, while the listening socket's queue
 // is full: the helper makes them only then, and the socket takes the client's ACK only after that.

@@ -10,6 +10,7 @@
  *
  * Every drop has a reason and a counter. doc.go draws the maps. */
 #include "cookie.h"
+#include "lists.h"
 
 /* The kernel's cookies are for programs under the GPL only. This file and the headers that it includes are offered
  * under Apache-2.0 OR GPL-2.0-only; the rest of Nearcast is Apache-2.0. */
@@ -87,7 +88,7 @@ static __always_inline bool on_list(struct membership *m, __u16 number)
 /* What a listener's lists say to a source. Those of networks come first: who names a network means it. */
 static __always_inline int ask_lists(struct packet *p, struct listener *l)
 {
-	struct membership *m = bpf_map_lookup_elem(&lists, &p->source);
+	struct membership *m = membership_of(&p->source);
 	__u32 country = m ? m->country : 0;
 
 	if (l->deny && on_list(m, l->deny))

@@ -66,9 +66,10 @@ var ErrFull = ports.ErrFull
 
 // Guard is a program with its rules, and its attachments. It is safe for concurrent use.
 type Guard struct {
-	cfg  Config
-	log  *slog.Logger
-	objs guardObjects
+	cfg   Config
+	log   *slog.Logger
+	objs  guardObjects
+	lines *ebpf.MapSpec // of the array that holds the source lists
 
 	mu        sync.Mutex // guards what follows
 	table     *ports.Table
@@ -99,17 +100,17 @@ func Load(cfg Config) (*Guard, error) {
 		return nil, fmt.Errorf("load xdp program: %w", err)
 	}
 	for name, room := range map[string]int{
-		// Half of the tries is for the new beside the old.
+		// Half of the tries is for the new beside the old. Lists take as much as they need.
 		"addresses": 2 * orDefault(cfg.AddressesMax, DefaultAddressesMax),
 		"prefixes":  2 * orDefault(cfg.PrefixesMax, DefaultPrefixesMax),
 		"ranges":    orDefault(cfg.RangesMax, DefaultRangesMax),
 		"listeners": orDefault(cfg.ListenersMax, DefaultListenersMax),
 		"states":    orDefault(cfg.ListenersMax, DefaultListenersMax),
-		"lists":     2 * orDefault(cfg.ListedMax, DefaultListedMax),
 		"sources":   orDefault(cfg.SourcesMax, DefaultSourcesMax),
 	} {
 		spec.Maps[name].MaxEntries = uint32(room)
 	}
+	g.lines = spec.Maps["lists"].InnerMap
 	if err := spec.LoadAndAssign(&g.objs, nil); err != nil {
 		return nil, fmt.Errorf("load xdp program: %w", err)
 	}
@@ -207,7 +208,7 @@ func (g *Guard) number(r Rules) error {
 func (g *Guard) Listed() (n, room int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return len(g.listed.in), int(g.objs.Lists.MaxEntries() / 2)
+	return g.listed.prefixes, g.room()
 }
 
 func (g *Guard) updateAddresses(addresses []Address) error {

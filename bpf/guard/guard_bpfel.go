@@ -103,18 +103,19 @@ type guardState struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	guardMapAddresses   = "addresses"
-	guardMapControl     = "control"
-	guardMapCounts      = "counts"
-	guardMapEvents      = "events"
-	guardMapListeners   = "listeners"
-	guardMapLists       = "lists"
-	guardMapPrefixes    = "prefixes"
-	guardMapRanges      = "ranges"
-	guardMapSources     = "sources"
-	guardMapStates      = "states"
-	guardProgGuard      = "guard"
-	guardVarUnusedEvent = "unused_event"
+	guardMapAddresses        = "addresses"
+	guardMapControl          = "control"
+	guardMapCounts           = "counts"
+	guardMapEvents           = "events"
+	guardMapListeners        = "listeners"
+	guardMapLists            = "lists"
+	guardMapPrefixes         = "prefixes"
+	guardMapRanges           = "ranges"
+	guardMapSources          = "sources"
+	guardMapStates           = "states"
+	guardProgGuard           = "guard"
+	guardVarUnusedEvent      = "unused_event"
+	guardVarUnusedMembership = "unused_membership"
 )
 
 // loadGuard returns the embedded CollectionSpec for guard.
@@ -182,7 +183,8 @@ type guardMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type guardVariableSpecs struct {
-	UnusedEvent *ebpf.VariableSpec `ebpf:"unused_event"`
+	UnusedEvent      *ebpf.VariableSpec `ebpf:"unused_event"`
+	UnusedMembership *ebpf.VariableSpec `ebpf:"unused_membership"`
 }
 
 // guardObjects contains all objects after they have been loaded into the kernel.
@@ -236,7 +238,8 @@ func (m *guardMaps) Close() error {
 //
 // It can be passed to loadGuardObjects or ebpf.CollectionSpec.LoadAndAssign.
 type guardVariables struct {
-	UnusedEvent *ebpf.Variable `ebpf:"unused_event"`
+	UnusedEvent      *ebpf.Variable `ebpf:"unused_event"`
+	UnusedMembership *ebpf.Variable `ebpf:"unused_membership"`
 }
 
 // guardPrograms contains all programs after they have been loaded into the kernel.

@@ -6,7 +6,7 @@ const (
 	DefaultPrefixesMax  = 1 << 16 // (protocol, prefix) pairs with listeners; about 150 bytes each in use
 	DefaultRangesMax    = 1 << 18 // port ranges; 8 bytes each, allocated at once
 	DefaultListenersMax = 1 << 14 // 128 bytes each, allocated at once
-	DefaultListedMax    = 1 << 20 // prefixes on lists; about 100 bytes each in use
+	DefaultListedMax    = 1 << 20 // prefixes on lists; 24 bytes each in use, 48 while they change
 	DefaultSourcesMax   = 1 << 18 // (listener, source) pairs with a rate; about 80 bytes each, allocated at once
 )
 

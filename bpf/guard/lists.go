@@ -2,20 +2,20 @@ package guard
 
 import (
 	"cmp"
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
 
 	"github.com/cilium/ebpf"
-
-	"github.com/nearcast/nearcast/bpf/ports"
+	"golang.org/x/sys/unix"
 )
 
-// This file keeps the trie of source prefixes. It may have a million entries, so it works on sorted slices, and
-// not at all when no list has changed:
+// This file says which source prefixes are on which lists. There may be a million, so it works on sorted slices,
+// and not at all when no list has changed:
 //
-//	rules → gather (each prefix with its own lists) → cover (and those of wider prefixes) → write what differs
+//	rules → gather (each prefix with its own lists) → cover (and those of wider prefixes) → compile (tree.go)
 
 // membership is a set of lists, a bit each, and the number of a country, or 0.
 type membership = guardMembership
@@ -26,11 +26,10 @@ type entry struct {
 	on     membership
 }
 
-// listed is what the trie holds, and the lists that it came from.
+// listed is what the program's tree was made of.
 type listed struct {
-	in               []entry // sorted
 	lists, countries map[string][]netip.Prefix
-	dirty            bool // in is not what lists and countries make
+	prefixes         int
 }
 
 func with(m membership, list uint32) membership {
@@ -106,7 +105,7 @@ func merge(a, b []entry) []entry {
 	return append(append(out, a...), b...)
 }
 
-// cover gives each prefix what wider ones are on, too: the trie finds only the narrowest.
+// cover gives each prefix what wider ones are on, too: only the narrowest is found.
 func cover(all []entry) []entry {
 	var outer []int // those that cover the next one, widest first
 	for i := range all {
@@ -123,31 +122,48 @@ func cover(all []entry) []entry {
 
 func covers(wide, p netip.Prefix) bool { return wide.Bits() <= p.Bits() && wide.Contains(p.Addr()) }
 
-// addLists puts new lists beside the old ones: whichever of the two listeners point to is whole.
+// addLists puts new lists beside those that are to go: whichever of the two listeners point to is whole.
 func (g *Guard) addLists(r Rules) error {
 	l := &g.listed
-	if !l.dirty && sameLists(l.lists, r.Lists) && sameLists(l.countries, r.Countries) {
+	if sameLists(l.lists, r.Lists) && sameLists(l.countries, r.Countries) {
 		return nil
 	}
-	l.dirty = true
 	want := g.gather(r.Lists, r.Countries)
-	if room := int(g.objs.Lists.MaxEntries() / 2); len(want) > room {
+	if room := g.room(); len(want) > room {
 		return fmt.Errorf("%w: %d listed prefixes, and there is room for %d", ErrFull, len(want), room)
 	}
-	return g.write(cover(merge(want, g.gather(l.lists, l.countries))), false)
+	lists, countries := without(l.lists, r.Lists), without(l.countries, r.Countries)
+	if err := g.writeLists(cover(merge(want, g.gather(lists, countries)))); err != nil {
+		return err
+	}
+	maps.Copy(lists, r.Lists)
+	maps.Copy(countries, r.Countries)
+	l.lists, l.countries = lists, countries
+	return nil
 }
 
 // settleLists takes away what is not of the new lists.
 func (g *Guard) settleLists(r Rules) error {
 	l := &g.listed
-	if !l.dirty {
-		return nil
+	if len(l.lists) == len(r.Lists) && len(l.countries) == len(r.Countries) {
+		return nil // nothing of the old was kept
 	}
-	if err := g.write(cover(g.gather(r.Lists, r.Countries)), true); err != nil {
+	if err := g.writeLists(cover(g.gather(r.Lists, r.Countries))); err != nil {
 		return err
 	}
-	l.lists, l.countries, l.dirty = maps.Clone(r.Lists), maps.Clone(r.Countries), false
+	l.lists, l.countries = maps.Clone(r.Lists), maps.Clone(r.Countries)
 	return nil
+}
+
+// without returns those of all whose names others don't have.
+func without(all, others map[string][]netip.Prefix) map[string][]netip.Prefix {
+	left := map[string][]netip.Prefix{}
+	for name, prefixes := range all {
+		if _, ok := others[name]; !ok {
+			left[name] = prefixes
+		}
+	}
+	return left
 }
 
 func sameLists(a, b map[string][]netip.Prefix) bool {
@@ -156,45 +172,40 @@ func sameLists(a, b map[string][]netip.Prefix) bool {
 	})
 }
 
-// write makes the trie say what want says, of prefixes that want has; of others if they are to go.
-func (g *Guard) write(want []entry, remove bool) error {
-	in, err := syncEntries(g.objs.Lists, g.listed.in, want, remove)
-	g.listed.in = in
-	if err != nil {
-		return fmt.Errorf("write lists: %w", err)
+func (g *Guard) room() int { return orDefault(g.cfg.ListedMax, DefaultListedMax) }
+
+// writeLists puts a tree of the entries in the place of the one that the program searches: a packet meets the one
+// or the other. The kernel frees the old one when no packet is on it.
+func (g *Guard) writeLists(entries []entry) error {
+	lines := compile(entries)
+	spec := g.lines.Copy()
+	spec.MaxEntries = uint32(len(lines))
+	m, err := ebpf.NewMap(spec)
+	if err == nil {
+		defer m.Close()
+		err = fill(m, lines)
 	}
+	if err == nil {
+		err = g.objs.Lists.Put(uint32(0), m)
+	}
+	if err != nil {
+		return fmt.Errorf("write lists of %d prefixes in %d bytes: %w", len(entries), len(lines)*lineBytes, err)
+	}
+	g.listed.prefixes = len(entries)
 	return nil
 }
 
-// syncEntries returns what is in the trie afterwards, also after an error.
-func syncEntries(trie *ebpf.Map, has, want []entry, remove bool) ([]entry, error) {
-	now := make([]entry, 0, max(len(has), len(want)))
-	for len(has) > 0 || len(want) > 0 {
-		order := -1
-		switch {
-		case len(has) == 0:
-			order = 1
-		case len(want) > 0:
-			order = comparePrefixes(has[0].prefix, want[0].prefix)
-		}
-		if order < 0 { // only in the trie
-			if !remove {
-				now = append(now, has[0])
-			} else if err := trie.Delete(ports.KeyOf(0, has[0].prefix)); err != nil {
-				return append(now, has...), err
-			}
-			has = has[1:]
-			continue
-		}
-		if order > 0 || has[0].on != want[0].on {
-			if err := trie.Put(ports.KeyOf(0, want[0].prefix), want[0].on); err != nil {
-				return append(now, has...), err
-			}
-		}
-		now, want = append(now, want[0]), want[1:]
-		if order == 0 {
-			has = has[1:]
+// fill writes an array by its pages, which costs no system call a line.
+func fill(m *ebpf.Map, lines []line) error {
+	size := len(lines) * lineBytes
+	pages, err := unix.Mmap(m.FD(), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return fmt.Errorf("map memory: %w", err)
+	}
+	for i := range lines {
+		for k, word := range lines[i] {
+			binary.NativeEndian.PutUint64(pages[i*lineBytes+8*k:], word)
 		}
 	}
-	return now, nil
+	return unix.Munmap(pages)
 }

@@ -101,14 +101,44 @@ struct {
 	__type(value, __u32);
 } addresses SEC(".maps");
 
-/* Source prefixes to the lists they are on, with protocol 0; a narrower prefix has the wider one's as well, and its
- * country unless it has one of its own. */
+/* The source lists: one array, all of which is replaced at once when a list changes. Its lines are as large as a
+ * CPU's cache lines, and each holds one of what follows, or a membership. */
+#define LINE_BYTES 64
+
+#define NODE_KEYS 8
+#define LEAF_KEYS 5
+#define TREE_LEVELS 8 /* of nodes: enough for 258 million borders */
+
+/* Each key is the border before its child, less 1; what is not used is the largest number. */
+struct node {
+	__u64 keys[NODE_KEYS];
+};
+
+struct leaf {
+	__u64 keys[LEAF_KEYS];
+	__u32 values[LEAF_KEYS + 1];
+};
+
+/* The head of a tree. */
+struct tree {
+	__u32 levels;                /* of nodes above the leaves */
+	__u32 base[TREE_LEVELS + 1]; /* first line of each level; of the leaves the last one */
+};
+
+#define HEAD_IPV4 0 /* lines of the two trees' heads */
+#define HEAD_IPV6 1
+
 struct {
-	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1 << 20); /* the loader sets it */
-	__type(key, struct prefix);
-	__type(value, struct membership);
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__array(values, struct {
+		__uint(type, BPF_MAP_TYPE_ARRAY);
+		__uint(map_flags, BPF_F_MMAPABLE | BPF_F_INNER_MAP); /* mapped: lies on a page's start; arrays differ in length */
+		__uint(max_entries, 1); /* as many as the lists need */
+		__uint(key_size, sizeof(__u32));
+		__uint(value_size, LINE_BYTES);
+	});
 } lists SEC(".maps");
 
 struct {
@@ -151,4 +181,5 @@ struct {
 	__uint(max_entries, 1 << 18);
 } events SEC(".maps");
 
-struct event *unused_event __attribute__((unused));
+struct event *unused_event __attribute__((unused)); /* their types are wanted in Go, and no map names them */
+struct membership *unused_membership __attribute__((unused));

@@ -24,9 +24,9 @@ var (
 		"Packets that arrived on guarded interfaces, by what became of them (pass, answer, drop) and why.",
 		[]string{"verdict", "reason"}, nil)
 	guardListedDesc = prometheus.NewDesc("nearcast_kernel_guard_listed_prefixes",
-		"Source prefixes of listeners' networks and countries in the guard's map.", nil, nil)
+		"Source prefixes of listeners' networks and countries in the guard.", nil, nil)
 	guardListedMaxDesc = prometheus.NewDesc("nearcast_kernel_guard_listed_prefixes_max",
-		"Source prefixes that the guard's map has room for.", nil, nil)
+		"Source prefixes that the guard has room for.", nil, nil)
 	guardBytesDesc = prometheus.NewDesc("nearcast_kernel_guard_bytes_total",
 		"The same in bytes of frames.", []string{"verdict", "reason"}, nil)
 )
