@@ -62,8 +62,20 @@ func takeClaim(prefix string) (*os.File, error) {
 }
 
 // lockClaim opens and locks a claim file, or returns ErrInUse. The file may be unlinked by another process
-// between open and lock: then what we locked is no longer the claim, and we start again.
+// between open and lock: then what we locked is no longer the claim, and we start again. Nobody else looks at claims
+// meanwhile: one who is about to lock the file that it has just made must not lose it to one who only looks whether
+// its owner lives.
 func lockClaim(path string, flags int) (*os.File, error) {
+	unlock, err := lockDir(claimDir)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	return openClaim(path, flags)
+}
+
+// openClaim is lockClaim for one who has locked claimDir.
+func openClaim(path string, flags int) (*os.File, error) {
 	for {
 		f, err := os.OpenFile(path, flags, 0o644)
 		if err != nil {
@@ -85,6 +97,19 @@ func lockClaim(path string, flags int) (*os.File, error) {
 	}
 }
 
+// lockDir locks a directory against other processes, and other callers in this one.
+func lockDir(path string) (unlock func(), err error) {
+	dir, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
+		dir.Close()
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return func() { dir.Close() }, nil
+}
+
 // dropClaim removes and then unlocks a claim that we hold.
 func dropClaim(f *os.File) error {
 	return errors.Join(os.Remove(f.Name()), f.Close())
@@ -102,7 +127,12 @@ func readOwner(path string) (Owner, error) {
 // FindOwner returns the living owner of prefix; ok is false when there is none.
 func FindOwner(prefix string) (o Owner, ok bool) {
 	path := claimPath(prefix)
-	f, err := lockClaim(path, os.O_RDWR)
+	unlock, err := lockDir(claimDir)
+	if err != nil {
+		return Owner{}, false
+	}
+	defer unlock()
+	f, err := openClaim(path, os.O_RDWR)
 	if err == nil {
 		f.Close() // nobody held it
 		return Owner{}, false
@@ -182,15 +212,12 @@ func prepareRunDir() error {
 	if err := os.MkdirAll(runDir, 0o755); err != nil {
 		return fmt.Errorf("make %s: %w", runDir, err)
 	}
-	dir, err := os.Open(runDir)
-	if err != nil {
-		return fmt.Errorf("open %s: %w", runDir, err)
-	}
-	defer dir.Close()
 	// iproute2 takes the same lock, against two processes mounting at once.
-	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
-		return fmt.Errorf("lock %s: %w", runDir, err)
+	unlock, err := lockDir(runDir)
+	if err != nil {
+		return err
 	}
+	defer unlock()
 	const share = unix.MS_SHARED | unix.MS_REC
 	err = unix.Mount("", runDir, "none", share, "")
 	if errors.Is(err, unix.EINVAL) { // not a mount point yet

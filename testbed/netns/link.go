@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -93,15 +94,18 @@ func (ns *NS) SetTxQueue(dev string, packets int) error {
 	})
 }
 
-// TxDrops returns, by interface, how many packets it could not send. Nil when the namespace is gone.
-func (ns *NS) TxDrops() map[string]uint64 {
-	var drops map[string]uint64
+// Drops are how many packets an interface could not send, and could not receive.
+type Drops struct{ Tx, Rx uint64 }
+
+// Drops returns the Drops of each interface by its name. Nil when the namespace is gone.
+func (ns *NS) Drops() map[string]Drops {
+	var drops map[string]Drops
 	err := ns.withLink(func(h *netlink.Handle) error {
 		links, err := h.LinkList()
-		drops = make(map[string]uint64, len(links))
+		drops = make(map[string]Drops, len(links))
 		for _, l := range links {
 			if st := l.Attrs().Statistics; st != nil {
-				drops[l.Attrs().Name] = st.TxDropped
+				drops[l.Attrs().Name] = Drops{Tx: st.TxDropped, Rx: st.RxDropped}
 			}
 		}
 		return err
@@ -121,16 +125,35 @@ func (ns *NS) MAC(dev string) (mac net.HardwareAddr, err error) {
 	return mac, err
 }
 
-// AddAddr adds an address with its prefix length to an interface. It is usable at once (no duplicate address
-// detection), and adding it twice is no error.
+// AddAddr adds an address with its prefix length to an interface. It is usable when AddAddr returns, if the
+// interface is up at both ends (there is no duplicate address detection), and adding it twice is no error.
 func (ns *NS) AddAddr(dev string, p netip.Prefix) error {
 	return ns.withDev(dev, "add address "+p.String()+" to", func(h *netlink.Handle, l netlink.Link) error {
 		addr := &netlink.Addr{IPNet: ipNet(p)}
-		if p.Addr().Is6() {
-			addr.Flags = unix.IFA_F_NODAD
+		if !p.Addr().Is6() {
+			return h.AddrReplace(l, addr)
 		}
-		return h.AddrReplace(l, addr)
+		addr.Flags = unix.IFA_F_NODAD
+		const carried = unix.IFF_UP | unix.IFF_LOWER_UP
+		if err := h.AddrReplace(l, addr); err != nil || l.Attrs().RawFlags&carried != carried {
+			return err
+		}
+		return untilLocal(h, p.Addr())
 	})
+}
+
+// untilLocal waits until packets to an IPv6 address that was added are taken here. The kernel adds the route that
+// does it in a worker of its own, also without duplicate address detection: connecting before fails.
+func untilLocal(h *netlink.Handle, ip netip.Addr) error {
+	for end := time.Now().Add(addrTimeout); ; time.Sleep(addrPause) {
+		routes, err := h.RouteGet(ip.AsSlice())
+		if err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("no local route to it after %v (%v)", addrTimeout, err)
+		}
+	}
 }
 
 // DelAddr removes an address from an interface.

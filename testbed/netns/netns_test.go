@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -25,6 +26,9 @@ func TestMain(m *testing.M) {
 	}
 	goleak.VerifyTestMain(m)
 }
+
+// patience bounds waits that end at once unless something is broken.
+const patience = 30 * time.Second
 
 var (
 	addrA, addrB   = netip.MustParsePrefix("10.9.0.1/24"), netip.MustParsePrefix("10.9.0.2/24")
@@ -73,6 +77,8 @@ func TestSocketsCrossTheWire(t *testing.T) {
 		must(t, err)
 		c, err := b.DialContext(t.Context(), "tcp", l.Addr().String())
 		must(t, err)
+		must(t, c.SetDeadline(time.Now().Add(patience)))
+		must(t, l.(*net.TCPListener).SetDeadline(time.Now().Add(patience)))
 		s, err := l.Accept()
 		must(t, err)
 		_, err = s.Write([]byte("hello"))
@@ -105,7 +111,7 @@ func TestPacketsAndLocalPrefix(t *testing.T) {
 	defer c.Close()
 	_, err = c.Write([]byte("x"))
 	must(t, err)
-	must(t, s.SetReadDeadline(time.Now().Add(10*time.Second)))
+	must(t, s.SetReadDeadline(time.Now().Add(patience)))
 	_, from, err := s.ReadFromUDPAddrPort(make([]byte, 8))
 	must(t, err)
 	if from.Addr() != addrB.Addr() {
@@ -122,10 +128,10 @@ func TestDialRefusesNames(t *testing.T) {
 
 func TestSysctlIsTheNamespaces(t *testing.T) {
 	a, b := pair(t)
-	must(t, a.Sysctl("net.ipv4.tcp_rmem", "4096 131072 67108864"))
+	must(t, a.Sysctl("net.ipv4.tcp_rmem", "4096 131072 67108861"))
 	got, err := a.ReadSysctl("net.ipv4.tcp_rmem")
 	must(t, err)
-	if strings.Join(strings.Fields(got), " ") != "4096 131072 67108864" {
+	if strings.Join(strings.Fields(got), " ") != "4096 131072 67108861" {
 		t.Errorf("tcp_rmem in a is %q", got)
 	}
 	other, err := b.ReadSysctl("net.ipv4.tcp_rmem")
@@ -162,6 +168,75 @@ func TestRulesAndTables(t *testing.T) {
 	if _, err := b.Dial(t.Context(), "tcp4", from, netip.MustParseAddrPort("10.50.0.1:80")); err == nil {
 		t.Error("dialled without the rule")
 	}
+}
+
+// An IPv6 address can be connected to as soon as AddAddr has returned, on an interface that came up just before.
+func TestAddressIsUsableAtOnce(t *testing.T) {
+	set := ForTest(t, "two namespaces on a wire")
+	for i := range 10 {
+		a, b := mustNew(t, set, "a"+strconv.Itoa(i)), mustNew(t, set, "b"+strconv.Itoa(i))
+		must(t, Veth(End{a, "eth0"}, End{b, "eth0"}))
+		for _, dev := range []string{"lo", "eth0"} {
+			p := netip.PrefixFrom(netip.MustParseAddr("fd00:9:"+strconv.Itoa(len(dev))+"::1"), 128)
+			must(t, a.AddAddr(dev, p))
+			l, err := a.Listen(t.Context(), "tcp", netip.AddrPortFrom(p.Addr(), 0))
+			must(t, err)
+			c, err := a.DialContext(t.Context(), "tcp", l.Addr().String())
+			must(t, err)
+			must(t, errors.Join(c.Close(), l.Close()))
+		}
+	}
+	// Without a carrier the kernel does not take it into use, and nobody waits for it.
+	a := mustNew(t, set, "alone")
+	must(t, Veth(End{a, "eth0"}, End{mustNew(t, set, "other"), "eth0"}))
+	must(t, set.Get("other").SetDown("eth0"))
+	must(t, a.AddAddr("eth0", netip.MustParsePrefix("fd00:9::1/64")))
+}
+
+// Nobody is given a port twice, nor one that another process was given and does not use yet.
+func TestFreePortIsNobodyElses(t *testing.T) {
+	seen := map[uint16]bool{}
+	for i := range 400 {
+		p := FreePort(t)
+		if i%2 == 1 {
+			p = FreePorts(t, 3) + 2
+		}
+		if seen[p] {
+			t.Fatalf("port %d twice", p)
+		}
+		seen[p] = true
+		if mine, err := claimPort(int(p)); mine || err != nil {
+			t.Fatalf("port %d can be claimed again: %v, %v", p, mine, err)
+		}
+	}
+}
+
+// While many come and go, none is taken for a leftover of one who died.
+func TestClaimsUnderSweeps(t *testing.T) {
+	RequireRoot(t, "claims")
+	prefix := "sweep" + strconv.Itoa(os.Getpid()) + "s-"
+	var done sync.WaitGroup
+	for i := range 4 {
+		done.Go(func() {
+			for n := range 50 {
+				set, err := Create(prefix + strconv.Itoa(i))
+				if err == nil {
+					_, err = Sweep(prefix)
+				}
+				if _, ok := FindOwner(prefix + strconv.Itoa(i)); err == nil && !ok {
+					err = errors.New("no owner")
+				}
+				if err == nil {
+					err = set.Close()
+				}
+				if err != nil {
+					t.Errorf("%d, round %d: %v", i, n, err)
+					return
+				}
+			}
+		})
+	}
+	done.Wait()
 }
 
 func TestCommandRunsInside(t *testing.T) {
@@ -283,7 +358,12 @@ func TestPrefixHasOneOwner(t *testing.T) {
 // TestSweepRemovesWhatACrashLeft kills an owner that has a namespace with a process in it.
 func TestSweepRemovesWhatACrashLeft(t *testing.T) {
 	RequireRoot(t, "leftovers of a crash")
-	prefix := "nctx" + strconv.Itoa(os.Getpid()) + "-"
+	prefix := "sweep" + strconv.Itoa(os.Getpid()) + "-" // not of ForTest's kind: another test process would sweep it
+	t.Cleanup(func() {
+		if _, err := Sweep(prefix); err != nil {
+			t.Error(err)
+		}
+	})
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "NETNS_TEST_OWNER="+prefix)
 	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
@@ -299,15 +379,18 @@ func TestSweepRemovesWhatACrashLeft(t *testing.T) {
 	if removed, err := Sweep(prefix); err != nil || len(removed) != 0 {
 		t.Errorf("swept a living owner: %v, %v", removed, err)
 	}
+	space, err := os.Open(runDir + "/" + prefix + "a") // as long as it is open, its inode is no other one's
+	must(t, err)
+	defer space.Close()
 	var st unix.Stat_t
-	must(t, unix.Stat(runDir+"/"+prefix+"a", &st))
+	must(t, unix.Fstat(int(space.Fd()), &st))
 	if got := len(processesIn(st.Ino)); got != 2 {
 		t.Errorf("the owner has %d processes in its namespace", got)
 	}
 	must(t, cmd.Process.Kill())
 	_ = cmd.Wait()
 	// One dies with its owner; the other one is left to Sweep.
-	for end := time.Now().Add(30 * time.Second); len(processesIn(st.Ino)) != 1; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(patience); len(processesIn(st.Ino)) != 1; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("left in the namespace: %v", processesIn(st.Ino))
 		}

@@ -176,10 +176,13 @@ func (ns *NS) remove() error {
 	if ns.link != nil {
 		ns.link.Close()
 	}
+	errs = append(errs, unmountNamed(ns.Path()))
+	for _, p := range processesIn(ns.inode) { // as long as its file is open, its inode is no other one's
+		errs = append(errs, fmt.Errorf("process %d (%s) is left in %s", p.PID, p.Command, ns.name))
+	}
 	if ns.file != nil {
 		errs = append(errs, ns.file.Close())
 	}
-	errs = append(errs, unmountNamed(ns.Path()))
 	return errors.Join(errs...)
 }
 

@@ -18,8 +18,15 @@ type Process struct {
 	Command string
 }
 
-// Processes lists the processes in the namespace, this one not included.
-func (ns *NS) Processes() []Process { return processesIn(ns.inode) }
+// Processes lists the processes in the namespace, this one not included. There are none in one that was removed.
+func (ns *NS) Processes() []Process {
+	ns.mu.RLock()
+	defer ns.mu.RUnlock()
+	if ns.removed {
+		return nil
+	}
+	return processesIn(ns.inode)
+}
 
 // processesIn looks through /proc for processes whose network namespace has this inode. Zombies have none.
 func processesIn(inode uint64) []Process {

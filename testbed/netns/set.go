@@ -18,7 +18,6 @@ type Set struct {
 	mu     sync.Mutex
 	closed bool
 	spaces map[string]*NS // by short name
-	inodes []uint64       // of every namespace ever made here, for the leak check
 }
 
 // Create claims prefix and returns an empty Set. Leftovers that a dead owner of the same prefix left are
@@ -64,7 +63,6 @@ func (s *Set) New(name string) (*NS, error) {
 		return nil, fmt.Errorf("new namespace %q: %w", s.prefix+name, err)
 	}
 	s.spaces[name] = ns
-	s.inodes = append(s.inodes, ns.inode)
 	return ns, nil
 }
 
@@ -117,15 +115,13 @@ func (s *Set) Close() error {
 	return errors.Join(errs...)
 }
 
-// Leaks lists, for people, what is left of the Set: namespace names with its prefix, and processes that still
-// run in any namespace it ever made. After Close the list should be empty.
+// Leaks lists, for people, what is left of the Set: namespace names with its prefix, and processes that run in its
+// namespaces. After Close the list should be empty. Of a namespace that was removed it knows no processes: its inode
+// may be another one's by now. Whoever removes it is told by an error when a process stayed.
 func (s *Set) Leaks() []string {
-	s.mu.Lock()
-	inodes := slices.Clone(s.inodes)
-	s.mu.Unlock()
 	leaks := Names(s.prefix)
-	for _, inode := range inodes {
-		for _, p := range processesIn(inode) {
+	for _, ns := range s.All() {
+		for _, p := range ns.Processes() {
 			leaks = append(leaks, fmt.Sprintf("process %d (%s)", p.PID, p.Command))
 		}
 	}
