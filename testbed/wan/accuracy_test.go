@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -36,7 +37,8 @@ func TestAccuracy(t *testing.T) {
 }
 
 // slack is what a measured time may be off: the engine's lateness of both directions and its tick, and what
-// the rest of the machine may take to wake whoever is concerned.
+// the rest of the machine may take to wake whoever is concerned. Of several round trips only the shortest is held
+// against it: any other may have waited for a processor between two looks at the clock.
 func slack(s Stats) time.Duration { return 2*(s.Lateness.Max+tick) + 50*time.Millisecond }
 
 func summary(rtts []time.Duration) (mean, lowest, highest time.Duration) {
@@ -69,8 +71,8 @@ func accuracyOfDelay(t *testing.T, r *report) {
 			if lowest < 2*c.p.Delay-2*tick {
 				t.Errorf("round trip of %v through twice %v", lowest, c.p.Delay)
 			}
-			if mean > want+c.p.Jitter+slack(s) {
-				t.Errorf("mean round trip %v, want %v; engine %v", mean, want, s.Lateness)
+			if lowest > want+c.p.Jitter+slack(s) {
+				t.Errorf("round trips of %v and more, want %v; engine %v", lowest, want, s.Lateness)
 			}
 		}
 	}
@@ -96,7 +98,7 @@ func accuracyUnderLoad(t *testing.T, r *report) {
 	s := f.Stats()
 	r.add("round trip v4, 200 Mbit/s beside it", "40ms",
 		fmt.Sprintf("mean %v (%v to %v)", us(mean), us(lowest), us(highest)), s.Lateness.String())
-	if lowest < 40*time.Millisecond-2*tick || mean > 40*time.Millisecond+slack(s) {
+	if lowest < 40*time.Millisecond-2*tick || lowest > 40*time.Millisecond+slack(s) {
 		t.Errorf("mean %v, lowest %v; engine %v", mean, lowest, s.Lateness)
 	}
 }
@@ -114,7 +116,7 @@ func accuracyOfLoss(t *testing.T, r *report) {
 		until(t, "all have been decided", func() bool {
 			s := f.Stats()
 			c = s.link("a", "b")
-			return c.Packets+c.Lost+s.RingDrops-before.RingDrops >= n
+			return c.Packets+c.Lost+dropped(before, s) >= n
 		})
 		must(t, f.Set("a", "b", Params{}))
 		const marker = 1 << 40
@@ -144,10 +146,16 @@ func accuracyOfLoss(t *testing.T, r *report) {
 		if math.Abs(share-p.Loss) > 5*sigma {
 			t.Errorf("lost %.4f, want %.4f ± %.4f", share, p.Loss, 5*sigma)
 		}
-		if ring := s.RingDrops - before.RingDrops; ring == 0 && uint64(len(got)) != c.Packets {
-			t.Errorf("%d arrived of %d that passed", len(got), c.Packets)
+		late := f.NS("b").Drops()[hostDev].Rx // the machine was too busy to receive them
+		if dropped(before, s) == 0 && uint64(len(got))+late != c.Packets {
+			t.Errorf("%d arrived of %d that passed, %d were dropped on arrival", len(got), c.Packets, late)
 		}
 	}
+}
+
+// dropped is how many packets this machine was too busy for, on their way to the engine.
+func dropped(before, after Stats) uint64 {
+	return after.RingDrops + after.BacklogDrops - before.RingDrops - before.BacklogDrops
 }
 
 func accuracyOfTCPLoss(t *testing.T, r *report) {
@@ -170,6 +178,7 @@ func accuracyOfRate(t *testing.T, r *report) {
 	for _, rate := range []int64{2e6, 10e6, 50e6} {
 		f := twoHosts(t, Params{Delay: 2 * time.Millisecond, Rate: rate})
 		in, at := sink(t, f.NS("b"), families[0].b)
+		stampArrivals(t, in, at)
 		out := dialUDP(t, f.NS("a"), at)
 		raw, err := out.SyscallConn()
 		must(t, err)
@@ -191,8 +200,9 @@ func accuracyOfRate(t *testing.T, r *report) {
 	}
 }
 
-// arrivals reads n datagrams and returns the kernel's stamps of the first and the last.
-func arrivals(t *testing.T, in *net.UDPConn, n int) (first, last time.Time) {
+// stampArrivals has the kernel stamp what arrives at a socket. It begins a moment after it is told to: until then
+// a datagram is stamped when it is read.
+func stampArrivals(t *testing.T, in *net.UDPConn, at netip.AddrPort) {
 	t.Helper()
 	raw, err := in.SyscallConn()
 	must(t, err)
@@ -200,6 +210,19 @@ func arrivals(t *testing.T, in *net.UDPConn, n int) (first, last time.Time) {
 		err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1)
 	}))
 	must(t, err)
+	until(t, "datagrams are stamped when they arrive", func() bool {
+		_, err := in.WriteToUDPAddrPort([]byte("to myself"), at)
+		must(t, err)
+		time.Sleep(10 * time.Millisecond)
+		asked := time.Now().Round(0)
+		arrived, _ := arrivals(t, in, 1)
+		return asked.Sub(arrived) > 5*time.Millisecond
+	})
+}
+
+// arrivals reads n datagrams and returns the kernel's stamps of the first and the last.
+func arrivals(t *testing.T, in *net.UDPConn, n int) (first, last time.Time) {
+	t.Helper()
 	b, oob := make([]byte, 1<<16), make([]byte, 256)
 	for i := range n {
 		_, oobn, _, _, err := in.ReadMsgUDPAddrPort(b, oob)
@@ -257,8 +280,8 @@ func smallPackets(t *testing.T, r *report) {
 	var s Stats
 	until(t, "all are delivered", func() bool {
 		s = f.Stats()
-		return s.Delivered-before.Delivered+s.RingDrops-before.RingDrops >= n
+		return s.Delivered-before.Delivered+dropped(before, s) >= n
 	})
 	r.add("small UDP packets", "100ms", fmt.Sprintf("%.0f/s, engine %.2f µs each, %d lost", n/took.Seconds(),
-		float64((s.CPU-before.CPU).Microseconds())/n, s.RingDrops-before.RingDrops), s.Lateness.String())
+		float64((s.CPU-before.CPU).Microseconds())/n, dropped(before, s)), s.Lateness.String())
 }

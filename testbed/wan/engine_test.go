@@ -2,6 +2,7 @@ package wan
 
 import (
 	"bytes"
+	"errors"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -12,41 +13,53 @@ import (
 	"github.com/nearcast/nearcast/testbed/netns"
 )
 
-// loopback runs an engine without namespaces: message sockets stand in for the TUNs.
+// loopback is an engine without namespaces: message sockets stand in for the TUNs. Their buffers hold all that a test
+// sends: the engine, as it should, drops what is not taken, and who reads may be slow.
 type loopback struct {
 	*Fabric
 	ends []int // by host: what the host's side writes to and reads from
 }
 
+const loopbackBuffer = 64 << 20
+
 func newLoopback(t *testing.T, spec Spec) *loopback {
 	t.Helper()
 	lb := &loopback{Fabric: &Fabric{plan: mustPlan(t, spec)}}
-	var tuns []int
 	for range spec.Hosts {
 		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 		must(t, err)
+		t.Cleanup(func() { unix.Close(pair[0]); unix.Close(pair[1]) })
 		for _, fd := range pair {
-			must(t, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 4<<20))
+			err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, loopbackBuffer)
+			if err != nil {
+				err = errors.New("CAP_NET_ADMIN (for large socket buffers)")
+			}
+			netns.Require(t, "an engine between message sockets", err)
 		}
 		must(t, unix.SetNonblock(pair[0], true))
-		must(t, unix.SetsockoptTimeval(pair[1], unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 30}))
-		tuns, lb.ends = append(tuns, pair[0]), append(lb.ends, pair[1])
+		limit := unix.NsecToTimeval(int64(patience))
+		must(t, unix.SetsockoptTimeval(pair[1], unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit))
+		must(t, unix.SetsockoptTimeval(pair[1], unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit))
+		lb.tuns, lb.ends = append(lb.tuns, pair[0]), append(lb.ends, pair[1])
 	}
-	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	var err error
+	lb.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	must(t, err)
-	lb.engine = newEngine(tuns, wake, spec.Seed)
+	t.Cleanup(func() { unix.Close(lb.wake) })
+	lb.engine = newEngine(lb.tuns, lb.wake, spec.Seed)
 	lb.engine.tables.Store(lb.plan.compile())
+	return lb
+}
+
+// start runs the engine until the test ends. What was written before, it reads in one round.
+func (lb *loopback) start(t *testing.T) {
 	ended := make(chan error, 1)
 	netns.Thread(func() { ended <- lb.engine.run() })
 	t.Cleanup(func() {
-		_, err := unix.Write(wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+		_, err := unix.Write(lb.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 		must(t, err)
 		must(t, <-ended)
-		for _, fd := range append(append(tuns, wake), lb.ends...) {
-			unix.Close(fd)
-		}
 	})
-	return lb
 }
 
 // superBetween builds a random packet or superpacket between two of the hosts 10.0.0.1…; mark is its first
@@ -93,6 +106,7 @@ func TestEngineMovesEveryByte(t *testing.T) {
 		spec.Access = append(spec.Access, Access{At: name, Up: line, Down: line})
 	}
 	lb := newLoopback(t, spec)
+	lb.start(t)
 	var sent, got [hosts][hosts][][]byte // by from and to: wire packets
 	var done sync.WaitGroup
 	for from := range hosts {
@@ -142,7 +156,7 @@ func TestEngineMovesEveryByte(t *testing.T) {
 	}
 }
 
-// sendPlan writes packets with a breath between them: the receivers' buffers are small.
+// sendPlan writes packets with a breath between them, so that those of the others come in between.
 func (lb *loopback) sendPlan(t *testing.T, from int, plan [][]byte) {
 	for _, b := range plan {
 		for {
@@ -174,7 +188,7 @@ func comparePackets(t *testing.T, from, to int, want, got [][]byte) {
 }
 
 // TestSharedBottleneck: two cities' traffic to one host shares its access line, in the order of arrival there
-// and not in the order in which it set out.
+// and not in the order in which it set out. All set out at one time, before the engine first looks.
 func TestSharedBottleneck(t *testing.T) {
 	spec := Spec{
 		Links: []Link{
@@ -203,6 +217,7 @@ func TestSharedBottleneck(t *testing.T) {
 	var order []byte
 	buf := make([]byte, 1<<17)
 	start := time.Now()
+	lb.start(t)
 	for range 6 {
 		n, err := unix.Read(lb.ends[2], buf)
 		for err == unix.EINTR {

@@ -299,9 +299,12 @@ func (f *Fabric) Stats() Stats {
 		Realtime: t.realtime.Load(), Lateness: t.lateness(), CPU: t.cpu(),
 	}
 	f.plan.book.stats(&s)
-	for dev, n := range f.core.TxDrops() {
-		if dev[0] == 't' {
-			s.RingDrops += n
+	for dev, n := range f.core.Drops() {
+		switch dev[0] {
+		case 't':
+			s.RingDrops += n.Tx
+		case 'h':
+			s.BacklogDrops += n.Rx
 		}
 	}
 	return s

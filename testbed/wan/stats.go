@@ -59,6 +59,9 @@ type Stats struct {
 	MemoryBytes uint64 // packet memory mapped, the most that was ever needed
 	Realtime    bool   // the engine's thread runs as SCHED_FIFO
 
+	// BacklogDrops were dropped between their host and the engine: this machine was too busy to receive them.
+	BacklogDrops uint64
+
 	CPU time.Duration // processor time of the engine's thread, with the kernel's work in its calls; 0 when ended
 
 	Lateness Lateness
