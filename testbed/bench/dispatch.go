@@ -60,7 +60,7 @@ const (
 	doorsWorkers = 16                    // clients that connect at once
 	doorsEvery   = time.Millisecond      // between connections at the steady rate
 	doorsSources = 64                    // addresses of clients
-	doorsTimeout = 5 * time.Second       // of one connection
+	doorsTimeout = 20 * time.Second      // of one connection
 	doorsWindow  = 128                   // datagrams under way at most: none is dropped
 	doorsBatch   = 16                    // datagrams in a system call
 	doorsPause   = 20 * time.Microsecond // while too many are

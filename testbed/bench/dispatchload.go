@@ -39,12 +39,11 @@ func (b *dispatchBench) connections(row *DispatchRow, during time.Duration) (all
 			var done doorsDone
 			e := b.client.Do(func() error {
 				rng := rand.New(rand.NewPCG(uint64(n), uint64(time.Now().UnixNano())))
-				for time.Now().Before(end) {
-					if err := done.connect(row.target(rng), rng); err != nil {
+				for { // once, however short the time
+					if err := done.connect(row.target(rng), rng); err != nil || !time.Now().Before(end) {
 						return err
 					}
 				}
-				return nil
 			})
 			mu.Lock()
 			defer mu.Unlock()

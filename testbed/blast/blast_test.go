@@ -186,6 +186,7 @@ func TestKernelsSources(t *testing.T) {
 
 // A cable's thread is found, and its time goes up with what it receives.
 func TestPlace(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir()) // of this test alone
 	set := netns.ForTest(t, "a cable")
 	from, err := set.New("from")
 	must(t, err)

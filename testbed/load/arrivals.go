@@ -71,6 +71,8 @@ func (a *Arrivals) Run(ctx context.Context, lasts time.Duration) (out Arrived, e
 				case slots <- struct{}{}:
 				case <-time.After(lasts + 10*a.Timeout): // each of them gives up before that
 					return errors.New("clients do not leave")
+				case <-ctx.Done():
+					return ctx.Err()
 				}
 				f, err := connectNow(a.Addr)
 				if err != nil {

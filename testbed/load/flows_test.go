@@ -8,11 +8,11 @@ import (
 
 func TestRateLongAndDatagrams(t *testing.T) {
 	at := startServer(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 
 	rateCtx, stopRate := context.WithCancel(ctx)
-	rate := &Rate{Dial: direct, Addr: at[PortHTTP], Every: 2 * time.Millisecond, Timeout: 5 * time.Second, Size: 100}
+	rate := &Rate{Dial: direct, Addr: at[PortHTTP], Every: 20 * time.Millisecond, Timeout: time.Minute, Size: 100}
 	rateDone := make(chan struct{})
 	go func() { rate.Run(rateCtx); close(rateDone) }()
 

@@ -64,7 +64,7 @@ func TestBareWorld(t *testing.T) {
 		t.Fatal(err)
 	}
 	spec.Name = fmt.Sprintf("b%d", os.Getpid()) // its own, also beside another run on this machine
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	w, err := Raise(ctx, spec, Options{Bin: bin, Dir: t.TempDir(), Say: t.Logf, Bare: true})
 	if err != nil {
