@@ -15,7 +15,7 @@
 
 char LICENSE[] SEC("license") = "Apache-2.0";
 
-#define ORPHAN_NS 5000000000ULL /* without a word of the daemon: this node takes nothing new */
+#define ORPHAN_NS 5000000000LL /* without a word of the daemon: this node takes nothing new */
 #define ASKS_A_SECOND 50000     /* and CPU, that are not answered by the table of flows */
 #define ANSWERS_A_SECOND 1000   /* and CPU: packets that are too big */
 
@@ -91,7 +91,7 @@ static __always_inline __u32 owner_of(struct row *r, struct settings *c, __u64 n
 {
 	__u32 owner = r->members[0];
 
-	if (owner != c->self || now - c->alive_ns < ORPHAN_NS)
+	if (owner != c->self || within(c->alive_ns, now, ORPHAN_NS))
 		return owner;
 	for (int i = 1; i < CANDIDATES; i++)
 		if (flags_of(r->members[i]) & MEMBER_UP)
@@ -192,10 +192,10 @@ static __always_inline bool is_here(struct xdp_md *ctx, struct subject *s, struc
 	if (s->flow.protocol == IPPROTO_TCP)
 		return has_socket(ctx, &s->flow);
 	/* A daemon that is gone, or began anew, knows nothing of them. */
-	at = now - c->alive_ns < ORPHAN_NS ? place_of(&s->flow, now) : NULL;
+	at = within(c->alive_ns, now, ORPHAN_NS) ? place_of(&s->flow, now) : NULL;
 	if (!at || at->member != c->self || at->epoch != c->epoch)
 		return false;
-	if (!s->error && now - at->seen_ns > SEEN_EVERY_NS)
+	if (!s->error && !within(at->seen_ns, now, SEEN_EVERY_NS))
 		at->seen_ns = now;
 	return true;
 }

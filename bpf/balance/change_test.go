@@ -85,7 +85,7 @@ func (s *site) change(t *testing.T, rnd *rand.Rand, where []*node) (ended int) {
 	n := s.nodes[rnd.IntN(len(s.nodes))]
 	switch {
 	case !n.up: // comes (back), and remembers nothing
-		b, err := Load(Config{})
+		b, err := Load(Config{FlowsMax: testFlowsMax})
 		must(t, err)
 		t.Cleanup(func() { b.Close() })
 		must(t, b.SetAddresses([]netip.Prefix{
@@ -188,6 +188,7 @@ func (n *node) connect(t testing.TB, p packet) uint16 {
 	defer l.Close()
 	c, err := n.ns.Dial(context.Background(), "tcp", netip.AddrPortFrom(p.src.Addr(), 0), p.dst)
 	must(t, err)
+	must(t, l.(*net.TCPListener).SetDeadline(time.Now().Add(30*time.Second)))
 	accepted, err := l.Accept()
 	must(t, err)
 	t.Cleanup(func() { c.Close(); accepted.Close() })
@@ -207,12 +208,12 @@ func TestOrphan(t *testing.T) {
 		}
 	}()
 	s.take("with its daemon", n, own, n, LocalOwn)
-	n.settings.AliveNs = 1
+	n.settings.AliveNs, n.silent = 1, true
 	must(t, n.objs.Control.Put(uint32(0), n.settings))
 	if got := s.enter(n, own.frame()); got.at == n || got.why != LocalForwarded {
 		t.Errorf("without its daemon: %v at %s", got.why, got.at.name)
 	}
-	must(t, n.Alive())
+	n.silent = false
 	s.take("with its daemon again", n, own, n, LocalOwn)
 }
 
@@ -228,7 +229,7 @@ func TestPins(t *testing.T) {
 	restart := func(takesOver bool, prefixes ...netip.Prefix) {
 		t.Helper()
 		must(t, n.Close())
-		b, err := Load(Config{PinDir: filepath.Join(dir, "nearcast"), TakesOver: takesOver})
+		b, err := Load(Config{PinDir: filepath.Join(dir, "nearcast"), TakesOver: takesOver, FlowsMax: testFlowsMax})
 		must(t, err)
 		n.Balancer = b
 		if len(prefixes) > 0 {
@@ -250,7 +251,7 @@ func TestPins(t *testing.T) {
 	before := n.history.rows([]uint8{1, 2, 3})
 	restart(true)
 	for _, p := range here {
-		s.take("before the next daemon says anything", n, p, n, LocalOwn)
+		s.take("before the next daemon says more than that it is there", n, p, n, LocalOwn)
 	}
 	if after := n.history.rows([]uint8{1, 2, 3}); !slices.Equal(before, after) || len(n.addresses) != 2 {
 		t.Errorf("the tables are others, or the prefixes: %v", n.addresses)

@@ -3,8 +3,8 @@
 
 #include "encap.h"
 
-#define UDP_FRESH_NS 300000000000ULL /* after which a UDP flow that has been silent is a new one */
-#define SEEN_EVERY_NS 1000000000ULL  /* how exactly that is known */
+#define UDP_FRESH_NS 300000000000LL /* after which a UDP flow that has been silent is a new one */
+#define SEEN_EVERY_NS 1000000000LL  /* how exactly that is known */
 
 #define ICMP_UNREACHABLE 3
 #define ICMP_TIME_EXCEEDED 11
@@ -171,12 +171,19 @@ static __always_inline bool has_socket(struct xdp_md *ctx, struct flow *f)
 	return has;
 }
 
+/* Whether less than ns have passed at now since then. Another CPU, or the daemon, may have written then after this CPU
+ * looked at its clock: that is no age of centuries. */
+static __always_inline bool within(__u64 then, __u64 now, __s64 ns)
+{
+	return (__s64)(now - then) < ns;
+}
+
 /* The place where a flow was last known to be, if that still holds. */
 static __always_inline struct place *place_of(struct flow *f, __u64 now)
 {
 	struct place *at = bpf_map_lookup_elem(&flows, f);
 
-	if (at && f->protocol == IPPROTO_UDP && now - at->seen_ns > UDP_FRESH_NS)
+	if (at && f->protocol == IPPROTO_UDP && !within(at->seen_ns, now, UDP_FRESH_NS))
 		return NULL;
 	return at;
 }
@@ -195,6 +202,6 @@ static __always_inline void put_place(struct flow *f, struct settings *c, __u32 
 		at->member = member;
 		at->epoch = c->epoch;
 	}
-	if (now - at->seen_ns > SEEN_EVERY_NS)
+	if (!within(at->seen_ns, now, SEEN_EVERY_NS))
 		at->seen_ns = now;
 }

@@ -27,6 +27,9 @@ const (
 
 const testKey = 0x1122334455667788
 
+// testFlowsMax is room for all flows of a test. It is allocated at once, for each node of each site.
+const testFlowsMax = 1 << 14
+
 // site is nodes whose programs run on single packets, each in a network namespace of its own for its sockets.
 // The test carries between them what they send each other.
 type site struct {
@@ -48,6 +51,7 @@ type node struct {
 	mac  net.HardwareAddr
 
 	owner, up, suspect bool
+	silent             bool // its daemon says nothing any more
 
 	local map[netip.Addr]bool // addresses that were given to its machine
 }
@@ -60,7 +64,7 @@ func newSite(tb testing.TB, n int, v6 bool) *site {
 	for i := range n {
 		ns, err := set.New(fmt.Sprintf("n%d", i))
 		must(tb, err)
-		b, err := Load(Config{})
+		b, err := Load(Config{FlowsMax: testFlowsMax})
 		var verifier *ebpf.VerifierError
 		if errors.As(err, &verifier) {
 			tb.Logf("%+v", verifier)
@@ -133,6 +137,9 @@ func (s *site) seenBy(self *node) Site {
 // run gives one node a frame.
 func (n *node) run(tb testing.TB, frame []byte) (verdict uint32, why Reason, out []byte) {
 	tb.Helper()
+	if !n.silent {
+		must(tb, n.Alive()) // however long the test takes
+	}
 	before, err := n.Counts()
 	must(tb, err)
 	opts := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+256), Repeat: 1}
