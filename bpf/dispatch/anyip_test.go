@@ -145,4 +145,4 @@ func (w *world) sendFrom(from, to netip.AddrPort, what []byte) error {
 	})
 }
 
-func deadline() time.Time { return time.Now().Add(15 * time.Second) }
+func deadline() time.Time { return time.Now().Add(patience) }

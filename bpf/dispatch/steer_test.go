@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -51,6 +52,7 @@ func TestSteerTCPByCPU(t *testing.T) {
 					return err
 				}
 				b := make([]byte, 100)
+				_ = c.SetReadDeadline(time.Now().Add(patience))
 				n, err := c.Read(b)
 				c.Close()
 				if err != nil || string(b[:n]) != want {

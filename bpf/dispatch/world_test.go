@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -62,6 +63,9 @@ func routeVia(p netip.Prefix) netns.Route {
 }
 
 func routeLocal(p netip.Prefix) netns.Route { return netns.Route{Dst: p, Local: true} }
+
+// patience bounds waits that end at once unless something is broken.
+const patience = 30 * time.Second
 
 func must(t testing.TB, err error) {
 	t.Helper()
@@ -135,7 +139,7 @@ func (w *world) udp(t testing.TB, name string, addr netip.AddrPort) *net.UDPConn
 // ask connects and returns what the server says, or the error's short name.
 func (w *world) ask(t testing.TB, addr netip.AddrPort) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	c, err := w.client.Dial(ctx, "tcp", netip.AddrPort{}, addr)
 	if err != nil {
@@ -148,6 +152,7 @@ func (w *world) ask(t testing.TB, addr netip.AddrPort) string {
 		return err.Error()
 	}
 	defer c.Close()
+	_ = c.SetReadDeadline(time.Now().Add(patience))
 	said, err := io.ReadAll(c)
 	if err != nil {
 		return err.Error()
@@ -178,7 +183,7 @@ func (w *world) send(t testing.TB, addr netip.AddrPort, what string) {
 
 func wantDatagram(t testing.TB, c *net.UDPConn, want string) netip.AddrPort {
 	t.Helper()
-	must(t, c.SetReadDeadline(time.Now().Add(5*time.Second)))
+	_ = c.SetReadDeadline(time.Now().Add(patience))
 	b := make([]byte, 100)
 	n, from, err := c.ReadFromUDPAddrPort(b)
 	if err != nil {
@@ -204,9 +209,55 @@ func conns(t testing.TB, sockets ...any) []syscall.Conn {
 	return out
 }
 
+// A synWatch tells whether SYNs were sent again that need not have been. Those that the wire lost do not count: each
+// CPU has one backlog for all wires of the machine, which somebody else's packets may fill. And while the machine
+// stands still for as long as a SYN is waited for, nobody can answer it.
+type synWatch struct {
+	w       *world
+	before  int
+	dropped uint64
+	stop    context.CancelFunc
+	watched chan struct{}
+	still   time.Duration // the longest that a goroutine which sleeps for a moment was away
+}
+
+// synTimeout is after how long the kernel sends a SYN again.
+const synTimeout = time.Second
+
+func (w *world) watchSYNs(t testing.TB) *synWatch {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	s := &synWatch{w: w, before: w.retransmitted(t), dropped: w.dropped(), stop: stop, watched: make(chan struct{})}
+	go func() {
+		defer close(s.watched)
+		for last := time.Now(); ctx.Err() == nil; {
+			time.Sleep(5 * time.Millisecond)
+			s.still = max(s.still, time.Since(last))
+			last = time.Now()
+		}
+	}()
+	t.Cleanup(stop)
+	return s
+}
+
+func (s *synWatch) check(t testing.TB) {
+	t.Helper()
+	s.stop()
+	<-s.watched
+	again, dropped := s.w.retransmitted(t)-s.before, int(s.w.dropped()-s.dropped)
+	if again > dropped && s.still < synTimeout/2 {
+		t.Errorf("%d SYNs were sent again; the wire lost %d packets", again, dropped)
+	} else if again > 0 {
+		t.Logf("%d SYNs were sent again; the wire lost %d packets, the machine stood still for %v", again, dropped, s.still)
+	}
+}
+
+// dropped is how many packets neither end of the wire could receive.
+func (w *world) dropped() uint64 { return w.client.Drops()["wire"].Rx + w.server.Drops()["wire"].Rx }
+
 // retransmitted is the client's count of SYNs sent again. (Other segments are repeated now and then when the
 // machine stands still for a moment.)
-func (w *world) retransmitted(t testing.TB) string {
+func (w *world) retransmitted(t testing.TB) int {
 	t.Helper()
 	var text []byte
 	err := w.client.Do(func() (err error) {
@@ -226,10 +277,12 @@ func (w *world) retransmitted(t testing.TB) string {
 		}
 		for i, name := range names {
 			if name == "TCPSynRetrans" {
-				return fields[i]
+				n, err := strconv.Atoi(fields[i])
+				must(t, err)
+				return n
 			}
 		}
 	}
 	t.Fatal("no TCPSynRetrans in /proc/net/netstat")
-	return ""
+	return 0
 }

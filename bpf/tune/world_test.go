@@ -83,6 +83,7 @@ func (w *world) download(tb testing.TB, from netip.AddrPort, kilobytes int) time
 	c, err := w.NS("client").Dial(context.Background(), "tcp", netip.AddrPort{}, from)
 	must(tb, err)
 	defer c.Close()
+	must(tb, c.SetDeadline(time.Now().Add(2*time.Minute)))
 	c.Write([]byte{byte(kilobytes >> 8), byte(kilobytes)})
 	if _, err := io.CopyN(io.Discard, c, int64(kilobytes)*1000); err != nil {
 		tb.Fatal(err)
