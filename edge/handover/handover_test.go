@@ -169,7 +169,11 @@ func TestHandOver(t *testing.T) {
 		t.Error(err)
 	}
 	n.Leave()
-	<-n.ended
+	select {
+	case <-n.ended:
+	case <-time.After(time.Minute):
+		t.Error("the next process does not end")
+	}
 }
 
 // A next process that fails is noticed, whatever it does instead, and can be ended.

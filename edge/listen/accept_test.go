@@ -30,7 +30,7 @@ func TestAcceptSockets(t *testing.T) {
 // and the bound of the backlog is for all together.
 func TestSeveralAcceptingSockets(t *testing.T) {
 	f := start(t, Config{Dispatch: dispatcher(t), AcceptSockets: 3})
-	at := netip.AddrPortFrom(ownLoopback(7), 443)
+	at := netip.AddrPortFrom(ownLoopback(7), freePorts(t, 1).From)
 	must(t, f.Apply([]Binding{everyPort(at.Addr(), flow.TCP)}))
 	accepting := map[dispatch.Family]int{}
 	f.mu.Lock()

@@ -25,20 +25,23 @@ func TestBacklogBound(t *testing.T) {
 	if err := setBacklog(l, 2); err != nil {
 		t.Fatal(err)
 	}
-	taken := 0
-	for connect(200 * time.Millisecond) {
-		if taken++; taken > 10 {
-			t.Fatal("the backlog has no bound")
+	taken, tries := 0, 0
+	for end := time.Now().Add(patience); socketDrops(l) == 0; tries++ { // who is late on a busy machine has a place, too
+		if connect(200 * time.Millisecond) {
+			taken++
+		}
+		if taken > 10 || time.Now().After(end) {
+			t.Fatalf("the backlog has no bound: it took %d", taken)
 		}
 	}
-	if taken < 2 || socketDrops(l) == 0 {
-		t.Errorf("%d connections wait with a bound of 2, and %d were dropped", taken, socketDrops(l))
+	if tries < 3 { // two that wait, and the one that was dropped
+		t.Errorf("a bound of 2, and try %d was dropped", tries)
 	}
 	if err := setBacklog(l, 0); err != nil {
 		t.Fatal(err)
 	}
 	for range 20 {
-		if !connect(15 * time.Second) {
+		if !connect(patience) {
 			t.Fatal("the bound is still there")
 		}
 	}

@@ -3,11 +3,9 @@ package listen
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -64,24 +62,14 @@ func start(t testing.TB, cfg Config) *fixture {
 	return f
 }
 
-// freePorts returns a range of n ports that nobody has on loopback, for both protocols.
+// patience bounds waits that end at once unless something is broken.
+const patience = 30 * time.Second
+
+// freePorts returns a range of n ports that nobody has, or is given, for both protocols.
 func freePorts(t testing.TB, n uint16) model.PortRange {
 	t.Helper()
-	for from := uint16(20000 + os.Getpid()%1000*10); from < 60000; from += n + 7 {
-		ok := true
-		for port := from; port < from+n && ok; port++ {
-			l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", port))
-			if err == nil {
-				l.Close()
-			}
-			ok = err == nil
-		}
-		if ok {
-			return model.PortRange{From: from, To: from + n - 1}
-		}
-	}
-	t.Fatal("no free ports")
-	return model.PortRange{}
+	first := netns.FreePorts(t, int(n))
+	return model.PortRange{From: first, To: first + n - 1}
 }
 
 // TestMaxSegment: clients are told to send no larger segments than the configuration says.
@@ -116,7 +104,7 @@ func greet(at netip.AddrPort) (string, error) {
 		return "", err
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(patience))
 	b, err := io.ReadAll(c)
 	return strings.TrimSpace(string(b)), err
 }
@@ -127,7 +115,7 @@ func echo(at netip.AddrPort, payload string) (string, error) {
 		return "", err
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(patience))
 	if _, err := io.WriteString(c, payload); err != nil {
 		return "", err
 	}
@@ -276,7 +264,7 @@ func TestPortTaken(t *testing.T) {
 func TestForeignAddress(t *testing.T) {
 	f := start(t, Config{})
 	addr := netip.MustParseAddr("192.0.2.55")
-	ports := model.PortRange{From: 7777, To: 7777}
+	ports := freePorts(t, 1)
 	if err := f.Apply([]Binding{{Listener: "l", Proto: flow.TCP, Addr: addr, Ports: ports}, {Listener: "l", Proto: flow.UDP, Addr: addr, Ports: ports}}); err != nil {
 		t.Fatal(err)
 	}
@@ -301,7 +289,7 @@ func TestBacklog(t *testing.T) {
 		}
 		f.stop()
 		for _, c := range conns {
-			_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+			_ = c.SetDeadline(time.Now().Add(patience))
 			if b, err := io.ReadAll(c); err != nil || len(b) == 0 {
 				t.Fatalf("a connection in the backlog was lost: %q, %v", b, err)
 			}

@@ -100,7 +100,7 @@ func TestServicesAreSpared(t *testing.T) {
 	d := dispatcher(t)
 	f := start(t, Config{Dispatch: d})
 	a := ownLoopback(9)
-	ssh, err := net.Listen("tcp4", netip.AddrPortFrom(a, 0).String())
+	ssh, err := net.Listen("tcp4", netip.AddrPortFrom(a, freePorts(t, 1).From).String())
 	must(t, err)
 	defer ssh.Close()
 	at := ssh.Addr().(*net.TCPAddr).AddrPort()

@@ -24,7 +24,18 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = 20 * time.Second
+// patience bounds waits that end at once unless something is broken.
+const patience = 60 * time.Second
+
+// until waits until done is true.
+func until(t testing.TB, what string, done func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !done(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited too long until %s", what)
+		}
+	}
+}
 
 // flow is a client and an application with a pump between them.
 type flow struct {
@@ -62,6 +73,7 @@ func tcpPair(t testing.TB) (outside, inside *net.TCPConn) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	_ = l.(*net.TCPListener).SetDeadline(time.Now().Add(patience))
 	s, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)
@@ -146,14 +158,11 @@ func newWorld(t testing.TB) *world {
 		{ID: "far", Gateway: true, BackboneAddresses: []netip.AddrPort{l.Addr().(*net.TCPAddr).AddrPort()}}}
 	server.SetPeers(nodes)
 	w.pool.SetPeers(nodes)
-	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
-		if p, _ := w.pool.Peer("far"); p.Up {
-			return w
-		}
-		if time.Now().After(end) {
-			t.Fatal("no tunnel")
-		}
-	}
+	until(t, "the tunnel is up", func() bool {
+		p, _ := w.pool.Peer("far")
+		return p.Up
+	})
+	return w
 }
 
 // accept joins a stream to its application's connection.
@@ -190,7 +199,11 @@ func (w *world) join() *flow {
 	}
 	near.SetStream(s)
 	w.running.Go(near.Copy)
-	<-w.here
+	select {
+	case <-w.here:
+	case <-time.After(patience):
+		w.t.Fatal("the far side does not come")
+	}
 	f.end = near.End
 	return f
 }

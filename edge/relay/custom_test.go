@@ -89,7 +89,7 @@ func (w routed) machines() {
 
 // connect asks the i-th port.
 func (w routed) connect(network string, i int) (net.Conn, error) {
-	return net.DialTimeout(network, netip.AddrPortFrom(vip, w.port+uint16(i)).String(), 20*time.Second)
+	return net.DialTimeout(network, netip.AddrPortFrom(vip, w.port+uint16(i)).String(), time.Minute)
 }
 
 // say says something on a connection and returns the answer.
@@ -97,7 +97,7 @@ func say(c net.Conn, text string) (string, error) {
 	if _, err := io.WriteString(c, text); err != nil {
 		return "", err
 	}
-	_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetReadDeadline(time.Now().Add(time.Minute))
 	b := make([]byte, 100)
 	n, err := c.Read(b)
 	return string(b[:n]), err
@@ -182,7 +182,7 @@ func TestDeniedAtWideDoors(t *testing.T) {
 	c, err := w.connect("tcp", 0)
 	if err == nil {
 		defer c.Close()
-		_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+		_ = c.SetReadDeadline(time.Now().Add(time.Minute))
 		_, err = c.Read(make([]byte, 1))
 	}
 	if !errors.Is(err, syscall.ECONNRESET) {

@@ -27,7 +27,7 @@ func (w *world) from(addr string) (*net.TCPConn, error) {
 		return nil, err
 	}
 	w.t.Cleanup(func() { c.Close() })
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(2 * time.Minute))
 	return c.(*net.TCPConn), nil
 }
 
@@ -105,7 +105,8 @@ func TestLimits(t *testing.T) {
 }
 
 func TestIdle(t *testing.T) {
-	idle := func(l *model.Listener) { l.TCPIdleTimeout = 2 * time.Second }
+	const timeout = 2 * time.Second
+	idle := func(l *model.Listener) { l.TCPIdleTimeout = timeout }
 	for name, s := range map[string]spec{
 		"backbone": {gates: []string{"x"}, listener: idle, groups: []model.EndpointGroup{group("x", 1)}},
 		"local":    {listener: idle, groups: []model.EndpointGroup{group("x", 1)}},
@@ -115,21 +116,26 @@ func TestIdle(t *testing.T) {
 			w.serve(1, echo)
 			silent, busy := w.dial(), w.dial()
 			begin := time.Now()
+			longest := make(chan time.Duration, 1) // that the busy one was silent
 			go func() {
-				for i := range 8 { // longer than the timeout, but never silent for as long
+				pause := time.Duration(0)
+				for i, last := 0, begin; i < 8; i++ { // longer than the timeout, but never silent for as long
 					_, _ = busy.Write([]byte{byte(i)})
-					time.Sleep(500 * time.Millisecond)
+					time.Sleep(timeout / 4)
+					pause, last = max(pause, time.Since(last)), time.Now()
 				}
 				_ = busy.CloseWrite()
+				longest <- pause
 			}()
 			if _, err := io.ReadAll(silent); err != nil {
 				t.Errorf("the silent flow ended with %v, want an end in good order", err)
 			}
-			if took := time.Since(begin); took < 2*time.Second {
+			if took := time.Since(begin); took < timeout {
 				t.Errorf("it ended after %v", took)
 			}
-			if b, err := io.ReadAll(busy); err != nil || len(b) != 8 {
-				t.Errorf("the busy flow has got %d bytes, %v", len(b), err)
+			b, err := io.ReadAll(busy)
+			if pause := <-longest; pause < timeout/2 && (err != nil || len(b) != 8) { // else the machine stood still
+				t.Errorf("the busy flow has got %d bytes, %v, and was silent for %v at most", len(b), err, pause)
 			}
 			w.eventually("both ended", func() bool { return w.tcp.Flows() == 0 })
 		})
@@ -258,7 +264,12 @@ func TestProxyHeaderOut(t *testing.T) {
 			if _, err := ask(c, "hello"); err != nil {
 				t.Fatal(err)
 			}
-			h := <-seen
+			var h proxyproto.Header
+			select {
+			case h = <-seen:
+			case <-time.After(time.Minute):
+				t.Fatal("the endpoint has read no header")
+			}
 			if want := c.LocalAddr().(*net.TCPAddr).AddrPort(); h.Src != want || h.Dst != w.at() {
 				t.Errorf("mode %v: header says %v, want %v to %v", mode, h, want, w.at())
 			}
@@ -368,7 +379,7 @@ func TestNothingLeft(t *testing.T) {
 		w.eventually("all flows end", func() bool { return w.tcp.Flows() <= 1 })
 		// Pipes may be kept for later, and the tunnel may have got carriers. The endpoint's io.Copy has
 		// pipes of the runtime's, which the collector closes.
-		end := time.Now().Add(10 * time.Second)
+		end := time.Now().Add(time.Minute)
 		for kinds()["socket"] > files["socket"]+2*16 || kinds()["pipe"] > 2*64 {
 			if time.Now().After(end) {
 				t.Fatalf("open files were %v, and are %v", files, kinds())

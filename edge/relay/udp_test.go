@@ -66,11 +66,11 @@ func (w *world) dialUDP() *net.UDPConn {
 	return c.(*net.UDPConn)
 }
 
-// exchange sends a datagram until an answer comes, up to ten times.
+// exchange sends a datagram until an answer comes, for up to half a minute.
 func exchange(c net.Conn, b []byte) ([]byte, error) {
 	in := make([]byte, 1<<16)
 	var err error
-	for range 10 {
+	for range 60 {
 		if _, err = c.Write(b); err != nil {
 			return nil, err
 		}
@@ -86,7 +86,7 @@ func exchange(c net.Conn, b []byte) ([]byte, error) {
 // echoed sends a datagram until it comes back whole. Late answers to earlier copies are passed over.
 func echoed(c net.Conn, want []byte) error {
 	in, last := make([]byte, 1<<16), ""
-	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
 		if _, err := c.Write(want); err != nil {
 			return err
 		}
@@ -185,7 +185,7 @@ func TestTOS(t *testing.T) {
 					return
 				}
 				for i := range pkts[:n] {
-					pkts[i].Data = []byte{pkts[i].TOS}
+					pkts[i].Data = append(bytes.Clone(pkts[i].Data), pkts[i].TOS)
 					pkts[i].TOS ^= 0x04
 				}
 				_, _ = server.WriteBatch(pkts[:n])
@@ -196,16 +196,22 @@ func TestTOS(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		for _, tos := range []uint8{0, 0xb8 | 2, 1, 3, 0x28} {
-			pkts := make([]udpio.Packet, 4)
+		for i, tos := range []uint8{0, 0xb8 | 2, 1, 3, 0x28} {
+			pkts := make([]udpio.Packet, 1)
 			w.eventually("an answer", func() bool {
-				_, _ = c.WriteBatch([]udpio.Packet{{Data: []byte("x"), TOS: tos}})
+				_, _ = c.WriteBatch([]udpio.Packet{{Data: []byte{byte(i)}, TOS: tos}})
 				_ = c.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
-				_, err := c.ReadBatch(pkts)
-				return err == nil
+				for { // late answers to the questions before are passed over
+					if _, err := c.ReadBatch(pkts); err != nil {
+						return false
+					}
+					if b := pkts[0].Data; len(b) > 0 && b[0] == byte(i) {
+						return true
+					}
+				}
 			})
-			if len(pkts[0].Data) != 1 || pkts[0].Data[0] != tos || pkts[0].TOS != tos^0x04 {
-				t.Errorf("TOS 0x%02x: the endpoint saw 0x%02x, the client 0x%02x", tos, pkts[0].Data, pkts[0].TOS)
+			if b := pkts[0].Data; len(b) != 2 || b[1] != tos || pkts[0].TOS != tos^0x04 {
+				t.Errorf("TOS 0x%02x: the endpoint saw 0x%02x, the client 0x%02x", tos, b[1:], pkts[0].TOS)
 			}
 		}
 	})
@@ -244,10 +250,11 @@ func TestUDPIdle(t *testing.T) {
 	w.answerUDP(1, udpEcho)
 	c := w.dialUDP()
 	for range 2 {
+		begin := time.Now()
 		if got, err := exchange(c, []byte("hi")); err != nil || string(got) != "hi" {
 			t.Fatalf("%q, %v", got, err)
 		}
-		if n := w.udp.Flows(); n != 1 {
+		if n := w.udp.Flows(); n != 1 && time.Since(begin) < time.Second {
 			t.Errorf("%d flows", n)
 		}
 		w.eventually("the flow is forgotten", func() bool {
@@ -272,11 +279,23 @@ func TestUDPGatewayForgets(t *testing.T) {
 	}
 	// As if it had been restarted: it closes the session without a word to the edge.
 	w.gates["gw-x"].gateway.HandleDatagrams("edge", [][]byte{closeMessage(id)})
-	if got, err := exchange(c, []byte("two")); err != nil || string(got) != "two" {
-		t.Errorf("%q, %v", got, err)
-	}
-	if n := metric(t, w.gates["gw-x"].reg, "nearcast_gateway_udp_dropped_total", "reason", "unknown flow"); n != 1 {
-		t.Errorf("%v datagrams of an unknown flow, want 1", n)
+	sent := 0
+	w.eventually("the flow is there again", func() bool {
+		_, err := c.Write([]byte("two"))
+		sent++
+		in := make([]byte, 100)
+		_ = c.SetReadDeadline(time.Now().Add(2 * time.Second))
+		for err == nil { // late answers to the first one are passed over
+			var n int
+			if n, err = c.Read(in); err == nil && string(in[:n]) == "two" {
+				return true
+			}
+		}
+		return false
+	})
+	// On a busy machine the second copy may go before the edge hears of it.
+	if n := metric(t, w.gates["gw-x"].reg, "nearcast_gateway_udp_dropped_total", "reason", "unknown flow"); n < 1 || n > float64(sent) {
+		t.Errorf("%v datagrams of an unknown flow, of %d that were sent", n, sent)
 	}
 }
 
@@ -331,7 +350,9 @@ func TestUDPLimits(t *testing.T) {
 	if n, err := c.Read(make([]byte, 10)); err == nil {
 		t.Errorf("a seventh flow of one source was answered (%d bytes)", n)
 	}
-	if n := metric(t, w.reg, "nearcast_relay_udp_dropped_total", "reason", "full: source"); n != 1 {
+	refused := func() float64 { return metric(t, w.reg, "nearcast_relay_udp_dropped_total", "reason", "full: source") }
+	w.eventually("it is counted", func() bool { return refused() > 0 })
+	if n := refused(); n != 1 {
 		t.Errorf("%v datagrams counted", n)
 	}
 	for _, c := range open {

@@ -169,7 +169,7 @@ func newWorld(t testing.TB, s spec) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, ca: ca, gates: map[model.NodeID]*gate{}, port: netns.FreePort(t), memory: backbone.NewMemory(64 << 20)}
+	w := &world{t: t, ca: ca, gates: map[model.NodeID]*gate{}, port: netns.FreePorts(t, 4), memory: backbone.NewMemory(64 << 20)}
 	w.snap = &model.Snapshot{
 		Revision: 1, Cluster: "test",
 		Accelerators:          []model.Accelerator{{ID: "a", Enabled: true, Addresses: []netip.Addr{vip, vip6}}},
@@ -235,7 +235,7 @@ func (w *world) credentials(name string) *identity.Credentials {
 }
 
 func (w *world) common(name string) backbone.Common {
-	return backbone.Common{Credentials: w.credentials(name), PingInterval: 50 * time.Millisecond, DeadAfter: time.Second,
+	return backbone.Common{Credentials: w.credentials(name), PingInterval: 50 * time.Millisecond, DeadAfter: 30 * time.Second,
 		PathWait: 3 * time.Second, LeaveHost: true, Log: logger(name)}
 }
 
@@ -421,7 +421,7 @@ func serve(t testing.TB, at netip.AddrPort, handle func(*net.TCPConn)) (stop fun
 		t.Fatal(err)
 	}
 	var mu sync.Mutex
-	conns := map[*net.TCPConn]bool{}
+	conns, stopped := map[*net.TCPConn]bool{}, false
 	var done sync.WaitGroup
 	done.Go(func() {
 		for {
@@ -432,9 +432,12 @@ func serve(t testing.TB, at netip.AddrPort, handle func(*net.TCPConn)) (stop fun
 			tc := c.(*net.TCPConn)
 			mu.Lock()
 			conns[tc] = true
+			late := stopped
 			mu.Unlock()
 			done.Go(func() {
-				handle(tc)
+				if !late {
+					handle(tc)
+				}
 				tc.Close()
 				mu.Lock()
 				delete(conns, tc)
@@ -445,6 +448,7 @@ func serve(t testing.TB, at netip.AddrPort, handle func(*net.TCPConn)) (stop fun
 	stop = sync.OnceFunc(func() {
 		l.Close()
 		mu.Lock()
+		stopped = true
 		for c := range conns {
 			_ = c.SetLinger(0) // as when the process dies
 			c.Close()

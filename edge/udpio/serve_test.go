@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -12,15 +13,15 @@ import (
 func TestServe(t *testing.T) {
 	server := mustListen(t, loopback4, Options{})
 	const total = 5000
-	all, ended := make(chan struct{}), make(chan error)
-	next := 0
+	all, ended := make(chan struct{}), make(chan error, 1)
+	var have atomic.Int64
 	go func() {
 		ended <- server.Serve(func(pkts []Packet, err error) error {
 			for _, p := range pkts {
-				if !bytes.Equal(p.Data, pattern(next, 100)) {
-					t.Errorf("packet %d is another", next)
+				if n := int(have.Load()); !bytes.Equal(p.Data, pattern(n, 100)) {
+					t.Errorf("packet %d is another", n)
 				}
-				if next++; next == total {
+				if have.Add(1) == total {
 					close(all)
 				}
 			}
@@ -29,17 +30,19 @@ func TestServe(t *testing.T) {
 	}()
 	client := mustDial(t, server.LocalAddr(), Options{})
 	for i := range total { // one by one: the reader is found waiting, reading and in between
+		// Never more on the way than a socket's smallest buffer holds.
+		until(t, "packets are read", func() bool { return have.Load() >= int64(i)-300 })
 		writeAll(t, client, []Packet{{Data: pattern(i, 100)}})
 	}
 	select {
 	case <-all:
 	case err := <-ended:
 		t.Fatalf("ended early: %v", err)
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("packets are missing")
 	}
 	server.Close()
-	if err := <-ended; !errors.Is(err, net.ErrClosed) {
+	if err := next(t, ended); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("after Close: %v", err)
 	}
 
@@ -47,7 +50,7 @@ func TestServe(t *testing.T) {
 	enough := errors.New("enough")
 	go func() { ended <- other.Serve(func([]Packet, error) error { return enough }) }()
 	writeAll(t, mustDial(t, other.LocalAddr(), Options{}), []Packet{{Data: []byte("x")}})
-	if err := <-ended; !errors.Is(err, enough) {
+	if err := next(t, ended); !errors.Is(err, enough) {
 		t.Errorf("handle's error: %v", err)
 	}
 }
@@ -60,7 +63,7 @@ func TestBehind(t *testing.T) {
 	for i := range total {
 		writeAll(t, client, []Packet{{Data: pattern(i, 10)}})
 	}
-	ended, done := make(chan error), make(chan struct{})
+	ended, done := make(chan error, 1), make(chan struct{})
 	seen, got, longest := 0, 0, time.Duration(0)
 	go func() {
 		ended <- server.Serve(func(pkts []Packet, err error) error {
@@ -76,17 +79,13 @@ func TestBehind(t *testing.T) {
 	}()
 	select {
 	case <-done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("packets are missing")
 	}
 	writeAll(t, client, []Packet{{Data: []byte("one more")}})
-	for begin := time.Now(); server.Behind() != 0; time.Sleep(time.Millisecond) {
-		if time.Since(begin) > 20*time.Second {
-			t.Fatal("still behind with an empty socket")
-		}
-	}
+	until(t, "it is not behind with an empty socket", func() bool { return server.Behind() == 0 })
 	server.Close()
-	<-ended
+	next(t, ended)
 	if seen < total/readMessages-1 || longest == 0 {
 		t.Errorf("behind at %d of %d full batches, for %v at most", seen, total/readMessages, longest)
 	}

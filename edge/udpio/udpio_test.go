@@ -14,6 +14,8 @@ import (
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"github.com/nearcast/nearcast/testbed/netns"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -24,6 +26,36 @@ var (
 	any4      = netip.MustParseAddrPort("0.0.0.0:0")
 	any6      = netip.MustParseAddrPort("[::]:0")
 )
+
+// patience bounds waits that end at once unless something is broken.
+const patience = 30 * time.Second
+
+// until waits until done is true.
+func until(t testing.TB, what string, done func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !done(); time.Sleep(100 * time.Microsecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited too long until %s", what)
+		}
+	}
+}
+
+// next waits for what a channel brings.
+func next[T any](t testing.TB, c <-chan T) (v T) {
+	t.Helper()
+	select {
+	case v = <-c:
+	case <-time.After(patience):
+		t.Fatal("nothing came")
+	}
+	return v
+}
+
+// nobodys is an address whose port nobody else is given, also when nobody listens there.
+func nobodys(t testing.TB) netip.AddrPort {
+	t.Helper()
+	return netip.AddrPortFrom(loopback4.Addr(), netns.FreePort(t))
+}
 
 func mustListen(t testing.TB, local netip.AddrPort, o Options) *Conn {
 	t.Helper()
@@ -48,7 +80,7 @@ func mustDial(t testing.TB, remote netip.AddrPort, o Options) *Conn {
 // readN reads n packets, with their bytes copied.
 func readN(t testing.TB, c *Conn, n int) []Packet {
 	t.Helper()
-	c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	c.SetReadDeadline(time.Now().Add(patience))
 	var got []Packet
 	batch := make([]Packet, 7) // smaller than a train, so that trains are handed out in parts
 	for len(got) < n {
@@ -183,9 +215,16 @@ func TestTrainsKeepPacketsAndOrder(t *testing.T) {
 			}
 			out = append(out, Packet{Data: pattern(len(out), size), Remote: on(dst, server), TOS: tos})
 		}
-		writeAll(t, client, out)
-		for i, p := range readN(t, server, len(out)) {
-			check(t, i, p, out[i], out[i].Remote.Addr())
+		for at := 0; at < len(out); { // never more at once than a socket's smallest buffer holds
+			end, room := at, 150_000
+			for ; end < len(out) && room > 0; end++ {
+				room -= len(out[end].Data) + 800
+			}
+			writeAll(t, client, out[at:end])
+			for i, p := range readN(t, server, end-at) {
+				check(t, at+i, p, out[at+i], out[at+i].Remote.Addr())
+			}
+			at = end
 		}
 		if t.Failed() {
 			t.Fatalf("round %d", round)
@@ -262,12 +301,12 @@ func TestTrainsLargerThanMTUGoSingly(t *testing.T) {
 }
 
 func TestRefusedDoesNotEndTheSocket(t *testing.T) {
-	server := mustListen(t, loopback4, Options{})
+	server := mustListen(t, nobodys(t), Options{})
 	addr := server.LocalAddr()
 	client := mustDial(t, addr, Options{})
 	server.Close()
 	writeAll(t, client, []Packet{{Data: []byte("x")}})
-	client.SetReadDeadline(time.Now().Add(10 * time.Second))
+	client.SetReadDeadline(time.Now().Add(patience))
 	if _, err := client.ReadBatch(make([]Packet, 1)); !Refused(err) {
 		t.Fatalf("read after ICMP port unreachable: %v", err)
 	}
@@ -307,13 +346,13 @@ func TestErrors(t *testing.T) {
 
 func TestCloseEndsReadsAndWrites(t *testing.T) {
 	c := mustListen(t, loopback4, Options{})
-	done := make(chan error)
+	done := make(chan error, 1)
 	go func() {
 		_, err := c.ReadBatch(make([]Packet, 1))
 		done <- err
 	}()
 	c.Close()
-	if err := <-done; !errors.Is(err, net.ErrClosed) {
+	if err := next(t, done); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("read: %v", err)
 	}
 	if _, err := c.WriteBatch([]Packet{{Remote: c.LocalAddr()}}); !errors.Is(err, net.ErrClosed) {
@@ -358,7 +397,7 @@ func TestListenGroupSharesOnePort(t *testing.T) {
 	for range 64 {
 		c := mustDial(t, group[0].LocalAddr(), Options{})
 		writeAll(t, c, []Packet{{Data: []byte("x")}})
-		seen[<-got]++
+		seen[next(t, got)]++
 	}
 	if len(seen) < 2 {
 		t.Errorf("64 flows all went to one socket: %v", seen)
