@@ -363,14 +363,21 @@ func checkRows(t *testing.T, what string, h *history, tables []owners, present [
 				want, recent)
 		}
 	}
+	var here [membersSize]bool
+	for _, n := range present {
+		here[n] = true
+	}
 	for i := range Rows {
-		seen := map[uint8]bool{tables[0][i]: true}
+		var seen [membersSize]bool
+		seen[tables[0][i]] = true
+		n := 1
 		for _, o := range tables[1:min(len(tables), 1+historyMax)] {
-			if slices.Contains(present, o[i]) {
-				seen[o[i]] = true
+			if m := o[i]; here[m] && !seen[m] {
+				seen[m] = true
+				n++
 			}
 		}
-		if len(seen) > candidates {
+		if n > candidates {
 			cut++
 		}
 	}

@@ -109,7 +109,7 @@ func TestEven(t *testing.T) {
 // When one of N goes, at most 1/N + 1 % of the rows move; the same when one comes.
 func TestDisruption(t *testing.T) {
 	worst := 0.0
-	for n := 2; n <= 16; n++ {
+	for _, n := range []int{2, 3, 4, 5, 8, 16} {
 		all := shares(n)
 		before := names(Table(all), all)
 		for gone := range n {
