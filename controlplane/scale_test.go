@@ -1,8 +1,10 @@
 package controlplane
 
 import (
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -99,6 +101,14 @@ func TestHelloAgain(t *testing.T) {
 	}
 	s.mu.Unlock()
 	wantCode(t, "the stream", s.errNow(), codes.OK)
+	// What nobody has told it yet it can only have from a store that has gone back since.
+	s.say(t, &v1.NodeMessage{Body: &v1.NodeMessage_Ack{Ack: &v1.SnapshotAck{Revision: 1 << 40, Applied: true}}})
+	eventually(t, "a node from the future is a problem", func() error {
+		if p := o.problems(t); !strings.Contains(p, "restored from a backup") {
+			return errors.New(p)
+		}
+		return nil
+	})
 }
 
 func (c *conversation) errNow() error {

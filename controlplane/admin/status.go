@@ -2,6 +2,8 @@ package admin
 
 import (
 	"context"
+	"math"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -91,8 +93,7 @@ func (s *service) GetStatus(ctx context.Context, _ *emptypb.Empty) (*v1.StatusRe
 			resp.EndpointsInitial++
 		}
 	}
-	// While the store was asked there may have come a new snapshot, which nodes have: that is no problem of theirs.
-	w := problems{now: time.Now(), published: p, newest: s.cfg.Fleet.Published().Revision(), nodes: resp.GetNodes()}
+	w := problems{now: time.Now(), published: p, newest: s.newest(ctx, resp.GetNodes()), nodes: resp.GetNodes()}
 	w.store(storeErr)
 	w.configuration()
 	w.rejections()
@@ -105,4 +106,18 @@ func (s *service) GetStatus(ctx context.Context, _ *emptypb.Empty) (*v1.StatusRe
 	w.paths(s.cfg.Fleet.Paths())
 	resp.Problems = w.list
 	return resp, nil
+}
+
+// newest returns the revision that no node can be ahead of. Nodes may be ahead of what this status began with: of a
+// snapshot that was published since, or that another controller has told them and this one is about to.
+func (s *service) newest(ctx context.Context, nodes []*v1.Node) uint64 {
+	published := s.cfg.Fleet.Published().Revision()
+	if !slices.ContainsFunc(nodes, func(n *v1.Node) bool { return n.GetAppliedRevision() > published }) {
+		return published
+	}
+	stored, err := s.cfg.Fleet.Newest(ctx)
+	if err != nil {
+		return math.MaxUint64 // not known now
+	}
+	return max(published, stored)
 }

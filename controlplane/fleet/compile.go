@@ -200,6 +200,16 @@ func (f *Fleet) read(ctx context.Context, lists countries.Set) (*catalog.State, 
 	return fail("read", errBusy)
 }
 
+// Newest returns the revision of what the store has for nodes now: this controller may be about to tell it, and
+// another one may have done so.
+func (f *Fleet) Newest(ctx context.Context) (uint64, error) {
+	state, verdicts, lists, err := f.read(ctx, f.published.Load().countries)
+	if err != nil {
+		return 0, err
+	}
+	return max(state.Revision, verdicts.revision, lists.Revision), nil
+}
+
 // jitter returns d moved by up to a part of itself, so that a fleet does not act in step.
 func jitter(d time.Duration) time.Duration {
 	spread := d / jitterPart

@@ -76,7 +76,7 @@ func writeForEver(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	go s.Run(ctx)
 	page := settled(t, func() (Page, error) { return s.List(ctx, "n/", ListOptions{}) })
