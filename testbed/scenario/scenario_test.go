@@ -51,6 +51,9 @@ func stand(t *testing.T, name string, change func(*world.Spec), opt world.Option
 	if change != nil {
 		change(spec)
 	}
+	// Of this process's own, so that a world can stand beside another process's of the same file: three letters, and
+	// five of a process id.
+	spec.Name = spec.Name[:min(3, len(spec.Name))] + strconv.FormatInt(int64(os.Getpid()), 36)
 	if opt.Dir == "" {
 		opt.Dir = t.TempDir()
 	}
