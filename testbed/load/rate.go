@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -25,16 +26,19 @@ type Rate struct {
 	Every   time.Duration // between starts
 	Timeout time.Duration // of one attempt
 	Size    int64
+	// Most is how many attempts are under way at once; those that would be due beyond are not made. 0: any number.
+	Most int
 
 	mu       sync.Mutex
 	attempts []Attempt
 }
 
 // Run starts attempts until ctx ends, and returns when the last of them has ended. The pace does
-// not slow down when answers do: attempts overlap.
+// not slow down when answers do, but for Most: attempts overlap.
 func (r *Rate) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	var underWay atomic.Int64
 	tick := time.NewTicker(r.Every)
 	defer tick.Stop()
 	for {
@@ -42,7 +46,14 @@ func (r *Rate) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			wg.Go(r.attempt)
+			if r.Most > 0 && underWay.Load() >= int64(r.Most) {
+				continue
+			}
+			underWay.Add(1)
+			wg.Go(func() {
+				defer underWay.Add(-1)
+				r.attempt()
+			})
 		}
 	}
 }

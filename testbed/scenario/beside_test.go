@@ -21,7 +21,7 @@ const stepsBeside = 5
 
 // direct begins connections straight to the first endpoint of a region.
 func (d *deployment) direct(city, region string, every time.Duration) *beside {
-	return &beside{d.rate(city, netip.AddrPortFrom(d.EndpointAddr(region, 0), load.PortHTTP), every)}
+	return &beside{d.rate(city, netip.AddrPortFrom(d.EndpointAddr(region, 0), load.PortHTTP), every, 0)}
 }
 
 // took returns what each took; one that failed, as long as a client waits.

@@ -110,7 +110,13 @@ func eventually(t *testing.T, limit time.Duration, what string, cond func() erro
 
 // steadyRate runs new connections from a city while fn breaks things, and returns the attempts.
 func (d *deployment) steadyRate(city string, every time.Duration, fn func()) []load.Attempt {
-	r := d.rate(city, d.at(world.ListenHTTP), every)
+	return d.steadyRateUpTo(0, city, every, fn)
+}
+
+// steadyRateUpTo is steadyRate with at most so many connections under way at once (0: any number), so that a machine
+// which can't do as many is not buried under those that wait.
+func (d *deployment) steadyRateUpTo(most int, city string, every time.Duration, fn func()) []load.Attempt {
+	r := d.rate(city, d.at(world.ListenHTTP), every, most)
 	defer r.end() // also where fn ends the test: what follows has the machine to itself
 	fn()
 	return r.end()
@@ -124,10 +130,10 @@ type running struct {
 }
 
 // rate makes connections from a city to an address at a steady pace.
-func (d *deployment) rate(city string, to netip.AddrPort, every time.Duration) *running {
+func (d *deployment) rate(city string, to netip.AddrPort, every time.Duration, most int) *running {
 	ctx, cancel := context.WithCancel(d.ctx)
-	r := &running{&load.Rate{Dial: d.Dial(city), Addr: to, Every: every, Timeout: attemptTimeout, Size: 100}, cancel,
-		make(chan struct{})}
+	r := &running{&load.Rate{Dial: d.Dial(city), Addr: to, Every: every, Timeout: attemptTimeout, Size: 100, Most: most},
+		cancel, make(chan struct{})}
 	go func() { r.rate.Run(ctx); close(r.done) }()
 	return r
 }
