@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -110,7 +111,8 @@ func TestStoreAway(t *testing.T) {
 	dir := t.TempDir()
 	keep := func(c *Config) { c.DataDir, c.Store.ClientListen = dir, etcd }
 	one := start(t, keep)
-	two := start(t, func(c *Config) { c.Store = StoreConfig{Endpoints: []string{etcd}} })
+	// Each question to a store that is away takes this long: no shorter than is waited for it to know a caller.
+	two := start(t, func(c *Config) { c.Store = StoreConfig{Endpoints: []string{etcd}, Timeout: 2 * time.Second} })
 	o := adminOf(t, dir, two.addr)
 	o.furnish(t)
 	n := o.join(t, two.addr, "n1", "ams")
@@ -154,4 +156,5 @@ func TestStoreAway(t *testing.T) {
 		}
 		return nil
 	})
+	two.stop() // while it can tell the store so
 }
