@@ -14,16 +14,16 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/nearcast/nearcast/proto/identity"
 	"github.com/nearcast/nearcast/proto/model"
 	pb "github.com/nearcast/nearcast/proto/nearcast/v1"
+	"github.com/nearcast/nearcast/testbed/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 // running is an agent of a test and what it was told to apply.
 type running struct {

@@ -19,13 +19,13 @@ import (
 	"github.com/johannesboyne/gofakes3"
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
 	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/goleak"
 
 	"github.com/nearcast/nearcast/edge/meter"
 	"github.com/nearcast/nearcast/proto/model"
+	"github.com/nearcast/nearcast/testbed/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 // patience is how long anything may take that others do, on a machine that has no time.
 const patience = 30 * time.Second

@@ -12,13 +12,13 @@ import (
 	"github.com/hashicorp/memberlist"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
-	"go.uber.org/goleak"
 
 	"github.com/nearcast/nearcast/proto/model"
+	"github.com/nearcast/nearcast/testbed/leak"
 	"github.com/nearcast/nearcast/testbed/netns"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 // patience is how long anything may take that others do, on a machine that has no time.
 const patience = 30 * time.Second

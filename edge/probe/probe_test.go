@@ -8,12 +8,11 @@ import (
 	"testing/synctest"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/nearcast/nearcast/proto/model"
+	"github.com/nearcast/nearcast/testbed/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 // world is endpoints whose answers a test decides, and what a prober says of them.
 type world struct {
