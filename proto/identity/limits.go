@@ -14,9 +14,9 @@ const (
 	// enrol anew, machine by machine, without it. A certificate does not stop a revoked node anyway:
 	// the controller asks the catalog at every call.
 	RenewGrace = 30 * 24 * time.Hour
-	// clockSkewMax is how far certificates are dated back, so that a machine whose clock is up to an
-	// hour late accepts them.
-	clockSkewMax = time.Hour
+	// clockSkewMax is how far certificates are dated back, so that a machine whose clock is an hour late, and
+	// has drifted besides, accepts them: a clock that is an hour off is one of another time zone or of winter.
+	clockSkewMax = time.Hour + 10*time.Minute
 
 	clusterBytesMax = 63 // of a DNS label, so that a cluster's name fits everywhere
 	nameBytesMax    = 64 // of a Subject's name

@@ -13,7 +13,10 @@ import (
 // Cmd is an exec.Cmd that starts in the namespace. Set its fields before Start as usual.
 type Cmd struct {
 	*exec.Cmd
-	ns *NS
+	// AtExec is called, when it is not nil, with a new process that stands still in front of its first
+	// instruction, on the thread that may trace it (ptrace(2)). The process goes on when AtExec has returned.
+	AtExec func(pid int) error
+	ns     *NS
 }
 
 // Cmd returns a command that will run in the namespace. Unlike `ip netns exec` it keeps the mount namespace,
@@ -35,7 +38,7 @@ func (c *Cmd) Start() error {
 	select {
 	case c.ns.spawn <- func(enterErr error) {
 		if enterErr == nil {
-			enterErr = c.Cmd.Start()
+			enterErr = c.startHere()
 		}
 		errc <- enterErr
 	}:
@@ -43,6 +46,46 @@ func (c *Cmd) Start() error {
 	case <-c.ns.done:
 		return fmt.Errorf("start %s in %s: %w", c.Path, c.ns.name, errRemoved)
 	}
+}
+
+// startHere starts the process from the namespace's own thread, which is its tracer if there is an AtExec.
+func (c *Cmd) startHere() error {
+	if c.AtExec == nil {
+		return c.Cmd.Start()
+	}
+	c.SysProcAttr.Ptrace = true
+	if err := c.Cmd.Start(); err != nil {
+		return err
+	}
+	pid := c.Process.Pid
+	err := c.atExec(pid)
+	if err == nil {
+		err = unix.PtraceDetach(pid)
+	}
+	if err != nil {
+		_ = c.Process.Kill()
+		_ = c.Wait()
+		return fmt.Errorf("prepare process %d: %w", pid, err)
+	}
+	return nil
+}
+
+// atExec waits until the process stands at its first instruction and calls AtExec.
+func (c *Cmd) atExec(pid int) error {
+	var status unix.WaitStatus
+	for {
+		_, err := unix.Wait4(pid, &status, unix.WALL, nil)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+	if !status.Stopped() || status.StopSignal() != unix.SIGTRAP {
+		return fmt.Errorf("it does not stand at its first instruction (status %#x)", uint32(status))
+	}
+	return c.AtExec(pid)
 }
 
 func (ns *NS) startSpawner() { Thread(ns.spawnLoop) }

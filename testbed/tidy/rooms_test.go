@@ -85,7 +85,8 @@ testbed/wan:             testbed/netns
 testbed/load:
 testbed/blast:           testbed/netns
 testbed/mmdb:
-testbed/world:           proto/* testbed/netns testbed/wan testbed/load
+testbed/clock:
+testbed/world:           proto/* testbed/clock testbed/netns testbed/wan testbed/load
 testbed/bench:           proto/model bpf/dispatch bpf/guard edge/flow edge/udpio edge/listen testbed/netns testbed/wan testbed/load testbed/world testbed/blast
 testbed/tidy:
 testbed/scenario:

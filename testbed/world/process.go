@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/nearcast/nearcast/testbed/clock"
 	"github.com/nearcast/nearcast/testbed/netns"
 )
 
@@ -35,6 +36,8 @@ type Process struct {
 
 	// Prepare changes the command before each Start: its user, its environment. nil: nothing is changed.
 	Prepare func(*exec.Cmd)
+	// ClockOff is how far the process's wall clock is ahead of the world's (below 0: behind), from each Start on.
+	ClockOff time.Duration
 
 	ns     *netns.NS
 	binary string
@@ -62,6 +65,9 @@ func (p *Process) Start() error {
 	cmd.Stdout, cmd.Stderr = log, log
 	if p.Prepare != nil {
 		p.Prepare(cmd.Cmd)
+	}
+	if off := p.ClockOff; off != 0 {
+		cmd.AtExec = func(pid int) error { return clock.Shift(pid, off) }
 	}
 	if err := cmd.Start(); err != nil {
 		log.Close()

@@ -30,6 +30,8 @@ type Options struct {
 	EndpointCongestion []string
 	// NodePools tells every node its own addresses, which accelerators on node pools are served at.
 	NodePools bool
+	// ClockOff are machines whose daemon has a wall clock that is so far ahead of the others' (below 0: behind).
+	ClockOff map[string]time.Duration
 	// Pins is a directory on a BPF file system in which nodes pin what outlives their processes, each below
 	// its name. Empty: nothing does, and a world leaves nothing behind.
 	Pins string
@@ -223,7 +225,7 @@ func (w *World) siteNodes(site string) []string {
 func (w *World) process(host, binary, health string, args ...string) *Process {
 	return &Process{
 		Name: host, Log: filepath.Join(w.opt.Dir, host+".log"), ns: w.Fabric.NS(host),
-		binary: filepath.Join(w.opt.Bin, binary), args: args, health: health,
+		binary: filepath.Join(w.opt.Bin, binary), args: args, health: health, ClockOff: w.opt.ClockOff[host],
 	}
 }
 
