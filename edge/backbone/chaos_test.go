@@ -121,6 +121,7 @@ func TestStreamsSurviveCarriers(t *testing.T) {
 			rng := rand.New(rand.NewPCG(s.ID(), 9))
 			if err := both(c, 1000+s.ID(), size(rng)); err != nil {
 				t.Errorf("gateway, stream %d: %v", s.ID(), err)
+				s.Reset(wire.ResetByPeer) // or the other end would wait
 			}
 		})
 		return c
@@ -168,6 +169,7 @@ func TestStreamsSurviveCarriers(t *testing.T) {
 				})
 				if err := both(c, rng.Uint64()>>40, size(rng)); err != nil {
 					t.Errorf("edge, stream %d: %v (%+v)", c.s.ID(), err, c.s.Stats())
+					c.s.Reset(wire.ResetByPeer)
 				}
 			}
 		})

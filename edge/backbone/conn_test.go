@@ -106,6 +106,7 @@ func bulkPair(t *testing.T) (client, server *tls.Conn) {
 	w := &world{t: t, ca: ca}
 	x, y := tcpPair(t)
 	t.Cleanup(func() { x.Close(); y.Close() })
+	_, _ = x.SetDeadline(time.Now().Add(patience)), y.SetDeadline(time.Now().Add(patience))
 	server = tls.Server(below(x), carrierTLS(w.credentials("gw").ServerTLS("node")))
 	client = tls.Client(below(y), carrierTLS(w.credentials("edge").ClientTLS(subjectOf("gw"))))
 	done := make(chan error, 1)
@@ -113,7 +114,7 @@ func bulkPair(t *testing.T) (client, server *tls.Conn) {
 	if err := client.Handshake(); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-done; err != nil {
+	if err := next(t, "the handshake", done); err != nil {
 		t.Fatal(err)
 	}
 	return client, server
@@ -182,13 +183,13 @@ func TestBulkConnDeadlines(t *testing.T) {
 		t.Fatalf("write: %v", err)
 	}
 	_ = conn.SetDeadline(time.Time{})
-	done := make(chan error)
+	done := make(chan error, 1)
 	go func() {
 		_, err := conn.Read(make([]byte, 1))
 		done <- err
 	}()
 	_ = conn.Close()
-	if err := <-done; !errors.Is(err, net.ErrClosed) {
+	if err := next(t, "the end of a read", done); !errors.Is(err, net.ErrClosed) {
 		t.Fatalf("read of a closed connection: %v", err)
 	}
 	if _, err := conn.Write([]byte("x")); !errors.Is(err, net.ErrClosed) {

@@ -31,6 +31,10 @@ func (f *faults) dial(ctx context.Context, addr netip.AddrPort) (net.Conn, error
 	fc.cond.L = &fc.mu
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.cut { // meanwhile: who cut has seen to all connections that there were
+		_ = fc.Close()
+		return nil, syscall.ENETUNREACH
+	}
 	f.conns = append(f.conns, fc)
 	return fc, nil
 }

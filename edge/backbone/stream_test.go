@@ -82,7 +82,7 @@ func TestResetReachesTheOtherSide(t *testing.T) {
 	}
 	c.s.Reset(wire.ResetByPeer)
 	c.s.Reset(wire.ResetIdle) // too late
-	if r := <-reasons; r != wire.ResetByPeer {
+	if r := next(t, "the reset", reasons); r != wire.ResetByPeer {
 		t.Fatalf("gateway saw %v", r)
 	}
 	if _, err := c.Write([]byte("x")); !errors.Is(err, ErrClosed) {
@@ -162,7 +162,7 @@ func TestReadFromSocket(t *testing.T) {
 	if err != nil || !bytes.Equal(got, want) {
 		t.Fatalf("%d bytes of %d, %v", len(got), len(want), err)
 	}
-	if err := <-sent; err != nil {
+	if err := next(t, "the end of the source", sent); err != nil {
 		t.Fatal(err)
 	}
 	w.checkClean()
@@ -190,7 +190,7 @@ func TestReadFromEndsWithTheStream(t *testing.T) {
 		t.Fatal(err)
 	}
 	var reset *ResetError
-	if err := <-done; !errors.As(err, &reset) {
+	if err := next(t, "the end of ReadFrom", done); !errors.As(err, &reset) {
 		t.Fatal(err)
 	}
 	w.checkClean()

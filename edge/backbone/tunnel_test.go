@@ -66,6 +66,7 @@ func TestPathLostForGood(t *testing.T) {
 		gateway <- c.waitReset()
 	}), func(p *PoolConfig, s *ServerConfig) {
 		p.PathWait, s.PathWait = 200*time.Millisecond, 200*time.Millisecond
+		p.DeadAfter, s.DeadAfter = time.Minute, time.Minute // not for want of time, before the path is lost
 	})
 	w.waitUp(2)
 	c := w.open()
@@ -79,7 +80,7 @@ func TestPathLostForGood(t *testing.T) {
 	if r := c.waitReset(); r != wire.ResetPathLost {
 		t.Fatalf("edge: %v", r)
 	}
-	if r := <-gateway; r != wire.ResetPathLost {
+	if r := next(t, "the gateway's reset", gateway); r != wire.ResetPathLost {
 		t.Fatalf("gateway: %v", r)
 	}
 	w.net.setCut(false)
@@ -154,7 +155,7 @@ func TestServerRestart(t *testing.T) {
 	}
 	addr := w.gateway.BackboneAddresses[0].String()
 	w.stopServer()
-	<-w.serverDone
+	w.ends("the server", w.serverDone)
 	if r := c.waitReset(); r != wire.ResetShutdown {
 		t.Fatalf("edge saw %v", r)
 	}
@@ -184,7 +185,7 @@ func TestServerCrash(t *testing.T) {
 		f.kill()
 	}
 	w.stopServer()
-	<-w.serverDone
+	w.ends("the server", w.serverDone)
 	w.startServer(addr)
 	w.net.setCut(false)
 	if r := c.waitReset(); r != wire.ResetPeerLost {
@@ -206,7 +207,7 @@ func TestPoolGoesAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.pool.SetPeers([]model.Node{w.edge})
-	if r := <-gateway; r != wire.ResetShutdown {
+	if r := next(t, "the gateway's reset", gateway); r != wire.ResetShutdown {
 		t.Fatalf("gateway saw %v", r)
 	}
 	if r := c.waitReset(); r != wire.ResetShutdown {
@@ -332,6 +333,9 @@ func TestDatagramsOverCarriers(t *testing.T) {
 				got <- flowOf(m)
 			}
 		}
+		// What is on a carrier that passes for dead is lost.
+		p.PingInterval, s.PingInterval = 2*time.Second, 2*time.Second
+		p.DeadAfter, s.DeadAfter = time.Minute, time.Minute
 	})
 	close(ready)
 	w.waitUp(2)
@@ -340,7 +344,7 @@ func TestDatagramsOverCarriers(t *testing.T) {
 	}
 	seen := map[uint64]bool{}
 	for range 100 {
-		seen[<-got] = true
+		seen[next(t, "datagrams", got)] = true
 	}
 	if len(seen) != 100 {
 		t.Fatalf("%d different messages", len(seen))
@@ -391,7 +395,7 @@ func TestDatagramsByUDP(t *testing.T) {
 			t.Fatalf("took %d", n)
 		}
 		for range 50 {
-			<-got
+			next(t, "datagrams", got)
 		}
 		if carried := count(w.pool.env.metrics.datagramsCarried); carried != 0 {
 			t.Fatalf("%v went over carriers", carried)
@@ -405,7 +409,7 @@ func TestDatagramsByUDP(t *testing.T) {
 
 func transport(t *testing.T, listen string) *datagram.Transport {
 	t.Helper()
-	cfg := datagram.Config{KeepAlive: 100 * time.Millisecond, Lanes: 1, Sockets: 1}
+	cfg := datagram.Config{Lanes: 1, Sockets: 1}
 	if listen != "" {
 		cfg.Listen = netip.MustParseAddrPort(listen)
 	}

@@ -13,14 +13,22 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
-	"go.uber.org/goleak"
 
 	"github.com/nearcast/nearcast/proto/identity"
 	"github.com/nearcast/nearcast/proto/model"
 	"github.com/nearcast/nearcast/proto/wire"
+	"github.com/nearcast/nearcast/testbed/leak"
+	"github.com/nearcast/nearcast/testbed/netns"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
+
+const (
+	// patience is how long anything may take that others do, on a machine that has no time.
+	patience = time.Minute
+	// worldMax bounds what only streams or their ends end: then all of them are reset.
+	worldMax = 8 * time.Minute
+)
 
 // A world is a pool and a server on loopback, with connections that can be broken.
 type world struct {
@@ -63,7 +71,7 @@ func newWorld(t testing.TB, handle func(*Stream, *wire.Open) Sink, options ...op
 			c.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 		}
 	}
-	sc.Listener = w.listen("127.0.0.1:0")
+	sc.Listener = w.listen(fmt.Sprintf("127.0.0.1:%d", netns.FreePort(t)))
 	for _, o := range options {
 		o(&pc, &sc)
 	}
@@ -83,6 +91,15 @@ func newWorld(t testing.TB, handle func(*Stream, *wire.Open) Sink, options ...op
 	}()
 	w.pool.SetPeers([]model.Node{w.edge, w.gateway})
 	t.Cleanup(w.stop)
+	if _, test := t.(*testing.T); test {
+		late := time.AfterFunc(worldMax, func() {
+			t.Errorf("the test takes longer than %v: its tunnels are closed", worldMax)
+			w.net.heal()
+			w.stopPool()
+			w.stopServer()
+		})
+		t.Cleanup(func() { late.Stop() })
+	}
 	return w
 }
 
@@ -123,9 +140,28 @@ func (w *world) stop() {
 	w.describe()
 	w.net.heal()
 	w.stopPool()
-	<-w.poolDone
+	w.ends("the pool", w.poolDone)
 	w.stopServer()
-	<-w.serverDone
+	w.ends("the server", w.serverDone)
+}
+
+func (w *world) ends(what string, done <-chan struct{}) {
+	select {
+	case <-done:
+	case <-time.After(patience):
+		w.t.Errorf("%s does not end", what)
+	}
+}
+
+// next takes what comes next.
+func next[V any](t testing.TB, what string, from <-chan V) (v V) {
+	t.Helper()
+	select {
+	case v = <-from:
+	case <-time.After(patience):
+		t.Fatalf("waited in vain for %s", what)
+	}
+	return v
 }
 
 func (w *world) credentials(name string) *identity.Credentials {
@@ -149,7 +185,7 @@ func (w *world) credentials(name string) *identity.Credentials {
 // waitFor polls until ok; what it waits for is made by other goroutines and has no event.
 func waitFor(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(60 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(patience); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("waited in vain for %s", what)
 		}
