@@ -12,17 +12,18 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/goleak"
 
 	"github.com/nearcast/nearcast/edge/flow"
 	"github.com/nearcast/nearcast/proto/model"
 	"github.com/nearcast/nearcast/proto/wire"
+	"github.com/nearcast/nearcast/testbed/leak"
 	"github.com/nearcast/nearcast/testbed/netns"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
-const patience = 20 * time.Second
+// patience is how long anything may take that others do, on a machine that has no time.
+const patience = 30 * time.Second
 
 // world is a gateway of region x whose endpoints are at 127.0.2.N.
 type world struct {
@@ -36,6 +37,30 @@ type world struct {
 }
 
 func newWorld(t testing.TB, options ...func(*Config)) *world {
+	t.Helper()
+	w := idleWorld(t, options...)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- w.g.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(patience):
+			t.Error("Run does not end")
+		}
+		if tcp, udp := w.g.Flows(); tcp+udp != 0 {
+			t.Errorf("%d + %d flows are left", tcp, udp)
+		}
+	})
+	return w
+}
+
+// idleWorld is a world whose gateway does not run: it takes flows of TCP all the same.
+func idleWorld(t testing.TB, options ...func(*Config)) *world {
 	t.Helper()
 	w := &world{t: t, port: netns.FreePort(t), reg: prometheus.NewRegistry(),
 		told: make(chan map[model.GroupID]bool, 64), msgs: make(chan []byte, 1024)}
@@ -64,18 +89,6 @@ func newWorld(t testing.TB, options ...func(*Config)) *world {
 		Nodes:                 []model.Node{{ID: "gw", Site: "here", Gateway: true}, {ID: "other", Site: "there", Gateway: true}},
 		EndpointAllowNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.2.0/24")},
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- w.g.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-		if tcp, udp := w.g.Flows(); tcp+udp != 0 {
-			t.Errorf("%d + %d flows are left", tcp, udp)
-		}
-	})
 	return w
 }
 
