@@ -21,6 +21,9 @@ import (
 	"github.com/nearcast/nearcast/testbed/netns"
 )
 
+// patience is how long anything may take that others do, on a machine that has no time.
+const patience = 30 * time.Second
+
 // controller is a control plane that fits into a test: it enrols whoever has the token, sends every
 // node the snapshot of the moment, and remembers what they say.
 type controller struct {
@@ -69,15 +72,13 @@ func newController(t *testing.T) *controller {
 // start lets the controller answer, and returns the function that kills it.
 func (c *controller) start() (kill func()) {
 	c.t.Helper()
-	at := c.addr
-	if at == "" {
-		at = "127.0.0.1:0"
+	if c.addr == "" {
+		c.addr = freeAddr(c.t).String() // it comes back there, while nodes try to connect
 	}
-	ln, err := net.Listen("tcp", at)
+	ln, err := net.Listen("tcp", c.addr)
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	c.addr = ln.Addr().String()
 	server := grpc.NewServer(grpc.Creds(credentials.NewTLS(c.creds.ServerTLSOptional(identity.KindNode))))
 	pb.RegisterEnrollServiceServer(server, c)
 	pb.RegisterNodeServiceServer(server, c)
@@ -264,7 +265,7 @@ func (m *machine) wait() {
 		if err != nil {
 			m.t.Errorf("%s: %v", m.cfg.Name, err)
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(2 * patience): // of which DrainTimeout may be waited for
 		m.t.Fatalf("%s did not end", m.cfg.Name)
 	}
 	m.node = nil
@@ -288,7 +289,7 @@ func freeAddr(t *testing.T) netip.AddrPort {
 // eventually waits for what others bring about.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(patience); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("never: %s", what)
 		}

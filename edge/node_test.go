@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -21,11 +22,12 @@ import (
 	"github.com/nearcast/nearcast/edge/kernel"
 	"github.com/nearcast/nearcast/proto/model"
 	pb "github.com/nearcast/nearcast/proto/nearcast/v1"
+	"github.com/nearcast/nearcast/testbed/leak"
 )
 
 // A probe of the gossip library may outlast its Shutdown by one timer.
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/hashicorp/memberlist.(*Memberlist).probeNode"))
+	leak.Main(m, goleak.IgnoreTopFunction("github.com/hashicorp/memberlist.(*Memberlist).probeNode"))
 }
 
 // echo is an endpoint that sends back what comes, by TCP and UDP on the same port.
@@ -169,17 +171,19 @@ func newFleetWith(t *testing.T, change func(*Config)) *fleet {
 // serves waits until flows of both protocols go through.
 func (f *fleet) serves(t *testing.T) {
 	t.Helper()
-	eventually(t, "TCP and UDP go through", func() bool { return f.tcp(1000) == nil && f.udp(1000) == nil })
+	eventually(t, "TCP and UDP go through", func() bool { // each time by new flows
+		return f.tcp(1000, 5*time.Second) == nil && f.udp(1000, time.Second) == nil
+	})
 }
 
 // tcp sends n bytes in a flow of its own and compares what comes back.
-func (f *fleet) tcp(n int) error {
-	conn, err := net.DialTimeout("tcp", f.client.String(), 5*time.Second)
+func (f *fleet) tcp(n int, within time.Duration) error {
+	conn, err := net.DialTimeout("tcp", f.client.String(), within)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	conn.SetDeadline(time.Now().Add(within))
 	data := random(n)
 	go func() {
 		conn.Write(data)
@@ -195,20 +199,26 @@ func (f *fleet) tcp(n int) error {
 	return nil
 }
 
-// udp sends datagrams of a flow of its own and compares what comes back.
-func (f *fleet) udp(n int) error {
+// udp sends datagrams of a flow of its own, each again after a second, and compares what comes back.
+func (f *fleet) udp(n int, within time.Duration) error {
 	conn, err := net.Dial("udp", f.client.String())
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(time.Second))
 	data, buf := random(n), make([]byte, 64<<10)
+	end := time.Now().Add(within)
 	for range 3 {
-		if _, err := conn.Write(data); err != nil {
-			return err
+		got, err := 0, error(nil)
+		for {
+			if _, err := conn.Write(data); err != nil {
+				return err
+			}
+			conn.SetReadDeadline(time.Now().Add(time.Second))
+			if got, err = conn.Read(buf); !errors.Is(err, os.ErrDeadlineExceeded) || time.Now().After(end) {
+				break
+			}
 		}
-		got, err := conn.Read(buf)
 		if err != nil {
 			return err
 		}
@@ -228,11 +238,11 @@ func random(n int) []byte {
 
 func TestTrafficWithAndWithoutControllers(t *testing.T) {
 	f := newFleet(t)
-	if err := f.tcp(8 << 20); err != nil {
+	if err := f.tcp(8<<20, patience); err != nil {
 		t.Errorf("8 MiB by TCP: %v", err)
 	}
 	for _, n := range []int{0, 1, 1400, 9000} {
-		if err := f.udp(n); err != nil {
+		if err := f.udp(n, patience); err != nil {
 			t.Errorf("%d bytes by UDP: %v", n, err)
 		}
 	}
@@ -248,10 +258,10 @@ func TestTrafficWithAndWithoutControllers(t *testing.T) {
 	roundTrip(t, old)
 
 	f.kill() // no controller from here on
-	if err := f.tcp(100 << 10); err != nil {
+	if err := f.tcp(100<<10, patience); err != nil {
 		t.Errorf("a new flow without controllers: %v", err)
 	}
-	if err := f.udp(100); err != nil {
+	if err := f.udp(100, patience); err != nil {
 		t.Errorf("a new UDP flow without controllers: %v", err)
 	}
 	roundTrip(t, old)
@@ -277,7 +287,7 @@ func TestTrafficWithAndWithoutControllers(t *testing.T) {
 // roundTrip sends a few bytes on a flow that exists.
 func roundTrip(t *testing.T, conn net.Conn) {
 	t.Helper()
-	conn.SetDeadline(time.Now().Add(10 * time.Second))
+	conn.SetDeadline(time.Now().Add(patience))
 	if _, err := conn.Write([]byte("ping")); err != nil {
 		t.Fatal(err)
 	}
@@ -345,8 +355,8 @@ func TestDrain(t *testing.T) {
 	roundTrip(t, conn)
 	f.door.node.Abort()
 	f.door.wait()
-	conn.SetDeadline(time.Now().Add(10 * time.Second))
-	if _, err := conn.Read(make([]byte, 1)); err == nil {
+	conn.SetDeadline(time.Now().Add(patience))
+	if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Error("the flow lives on")
 	}
 }
@@ -362,7 +372,7 @@ func TestBadSnapshotLeavesNoTrace(t *testing.T) {
 			t.Errorf("%s: %v", name, ack)
 		}
 	}
-	if err := f.tcp(1000); err != nil {
+	if err := f.tcp(1000, patience); err != nil {
 		t.Error(err)
 	}
 	// The listener moves to another port: the old one closes.
@@ -395,7 +405,7 @@ func TestBusyPort(t *testing.T) {
 	eventually(t, "it is said", func() bool {
 		return strings.Contains(strings.Join(f.door.node.Status().Missing, "\n"), fmt.Sprint(busy.Port()))
 	})
-	if err := f.tcp(1000); err != nil {
+	if err := f.tcp(1000, patience); err != nil {
 		t.Errorf("the other port: %v", err)
 	}
 	ln.Close()
