@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 	"sigs.k8s.io/yaml"
 
+	"github.com/nearcast/nearcast/cmd/size"
 	"github.com/nearcast/nearcast/controlplane"
 )
 
@@ -34,6 +35,7 @@ type options struct {
 	clientCert, clientKey, clientCA string
 	etcdUsername, etcdPasswordFile  string
 	insecurePeers                   bool
+	storeQuota                      string
 }
 
 const long = `nearcast-controller keeps the configuration of a Nearcast cluster, enrols its nodes, tells
@@ -146,6 +148,8 @@ func (o *options) flags(f *pflag.FlagSet) {
 	f.BoolVar(&o.insecurePeers, "etcd-insecure-peers", false,
 		"allow members to talk in the clear; only on a network that is closed and encrypted by other means")
 	f.StringVar(&o.clientListen, "etcd-client-listen", "", "`host:port` for etcd's own tools; empty: none")
+	f.StringVar(&o.storeQuota, "store-quota", "2GiB",
+		"`size` of the store in this process at which changes are refused, 16MiB to 8GiB; it can be raised at any start")
 	f.StringVar(&o.logLevel, "log-level", "info", "least `level` that is logged: debug, info, warn or error")
 	f.StringVar(&o.logFormat, "log-format", "text", "`format` of the log: text or json")
 }
@@ -169,6 +173,10 @@ func (o *options) build() (controlplane.Config, error) {
 		if value == "" {
 			return cfg, fmt.Errorf("--%s is needed", name)
 		}
+	}
+	var err error
+	if cfg.Store.QuotaBytes, err = size.Parse(o.storeQuota); err != nil {
+		return cfg, fmt.Errorf("--store-quota: %w", err)
 	}
 	if cfg.ID == "" {
 		cfg.ID = o.etcdName

@@ -111,6 +111,9 @@ func TestCommand(t *testing.T) {
 	for _, args := range [][]string{{}, {"--cluster", "prod"}, {"surplus"}, {"--nonsense"},
 		{"--cluster", "prod", "--data-dir", "/d", "--log-level", "loud"},
 		{"--cluster", "prod", "--data-dir", "/d", "--log-format", "xml"},
+		{"--cluster", "prod", "--data-dir", "/d", "--store-quota", "much"},
+		{"--cluster", "prod", "--data-dir", "/d", "--store-quota", "15MiB"},
+		{"--cluster", "prod", "--data-dir", "/d", "--store-quota", "9GiB"},
 		{"--cluster", "Prod", "--data-dir", "/d"}, {"--config", "/nowhere/at/all"}} {
 		if _, err := run(args...); err == nil {
 			t.Errorf("%q: no error", args)

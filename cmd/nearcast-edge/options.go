@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/nearcast/nearcast/bpf/xdp"
+	"github.com/nearcast/nearcast/cmd/size"
 	"github.com/nearcast/nearcast/edge"
 	"github.com/nearcast/nearcast/edge/kernel"
 )
@@ -271,9 +272,9 @@ func (o *options) config() (edge.Config, error) {
 	o.names(&cfg, flag)
 	cfg.FlowLogs, err = o.flowLogsConfig(os.Getenv)
 	flag("flow-logs", err)
-	cfg.FlowLogs.SpoolMax, err = parseSize(o.flowLogsSpool)
+	cfg.FlowLogs.SpoolMax, err = size.Parse(o.flowLogsSpool)
 	flag("flow-logs-spool", err)
-	cfg.MemoryMax, err = parseSize(o.memoryMax)
+	cfg.MemoryMax, err = size.Parse(o.memoryMax)
 	flag("memory-max", err)
 	if len(errs) > 0 {
 		return cfg, errors.Join(errs...)
@@ -365,29 +366,6 @@ func parseAdvertised(s string) (netip.AddrPort, error) {
 		return netip.AddrPort{}, fmt.Errorf("%q is not address:port, like 192.0.2.10:7444", s)
 	}
 	return netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port()), nil
-}
-
-// sizeUnits are powers of 1,000 and of 1,024, as their names say.
-var sizeUnits = map[string]int64{
-	"": 1, "B": 1,
-	"K": 1e3, "KB": 1e3, "KIB": 1 << 10,
-	"M": 1e6, "MB": 1e6, "MIB": 1 << 20,
-	"G": 1e9, "GB": 1e9, "GIB": 1 << 30,
-	"T": 1e12, "TB": 1e12, "TIB": 1 << 40,
-}
-
-// parseSize reads a size in bytes like "512MB"; the empty text is 0.
-func parseSize(s string) (int64, error) {
-	if s == "" {
-		return 0, nil
-	}
-	digits := strings.TrimRightFunc(s, func(r rune) bool { return r < '0' || r > '9' })
-	unit, known := sizeUnits[strings.ToUpper(strings.TrimSpace(s[len(digits):]))]
-	n, err := strconv.ParseFloat(digits, 64)
-	if err != nil || !known || n < 0 || n*float64(unit) >= 1<<62 {
-		return 0, fmt.Errorf("%q is not a size like 512MB or 4GiB", s)
-	}
-	return int64(n * float64(unit)), nil
 }
 
 // logger returns the log that the flags ask for.

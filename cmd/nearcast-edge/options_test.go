@@ -110,21 +110,6 @@ func TestJoinTokenFile(t *testing.T) {
 	}
 }
 
-func TestParseSize(t *testing.T) {
-	for in, want := range map[string]int64{
-		"": 0, "1000": 1000, "512MB": 512e6, "512MiB": 512 << 20, "1.5G": 15e8, "4 GiB": 4 << 30, "2k": 2000,
-	} {
-		if got, err := parseSize(in); err != nil || got != want {
-			t.Errorf("%q: %d, %v; want %d", in, got, err, want)
-		}
-	}
-	for _, in := range []string{"x", "-1", "1XB", "1e30", "9999999T", "MB"} {
-		if got, err := parseSize(in); err == nil {
-			t.Errorf("%q: %d", in, got)
-		}
-	}
-}
-
 func TestRun(t *testing.T) {
 	var out, errs bytes.Buffer
 	if code := run([]string{"version"}, &out, &errs); code != 0 || out.String() != "nearcast-edge unknown\n" {

@@ -93,7 +93,8 @@ type Config struct {
 	// RelistInterval is how often a watch compares what it knows with what is there. Default 5 min,
 	// jittered by a tenth; smaller costs a listing of keys each time.
 	RelistInterval time.Duration
-	// QuotaBytes is the embedded member's size at which writes end with ErrNoSpace. Default 2 GiB.
+	// QuotaBytes is the embedded member's size at which writes end with ErrNoSpace, 16 MiB to 8 GiB. Default
+	// 2 GiB. It may be another one at each start. An external store has a quota of its own.
 	QuotaBytes int64
 	// HistoryRetention is how long the embedded member keeps old revisions, for watches that
 	// reconnect. Default 1 h; longer costs disk with every change.
@@ -143,6 +144,10 @@ func (c Config) validateEmbedded() error {
 		}
 	}
 	c = c.withDefaults()
+	if c.QuotaBytes < QuotaBytesMin || c.QuotaBytes > QuotaBytesMax {
+		return fmt.Errorf("the store's quota of %d bytes is not within %d MiB and %d MiB", c.QuotaBytes,
+			QuotaBytesMin>>20, QuotaBytesMax>>20)
+	}
 	if len(c.Peers) > 0 {
 		if c.PeerListen == "" {
 			return fmt.Errorf("several members need a peer listen address")

@@ -84,7 +84,8 @@ func (s *Store) keepAlive(ctx context.Context, client *clientv3.Client, id clien
 // has it. At most one process leads; value tells everybody who (see Leader). lead's context ends when
 // leadership is lost; since that may be noticed late, what it writes should be conditional on the
 // Fence. When lead returns nil, another process gets its turn; so too when it returns ErrUnavailable,
-// ErrConflict or a context's error, which losing leadership brings. Any other error ends Elect.
+// ErrConflict or a context's error, which losing leadership brings, or ErrNoSpace: a store that is full
+// grants no leases, and nobody leads until there is room. Any other error ends Elect.
 func (s *Store) Elect(ctx context.Context, name, value string,
 	lead func(ctx context.Context, fence Fence) error) error {
 	backoff := newBackoff()
@@ -104,7 +105,8 @@ func (s *Store) Elect(ctx context.Context, name, value string,
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if err != nil && !isAny(err, ErrUnavailable, ErrConflict, context.Canceled, context.DeadlineExceeded) {
+		if err != nil && !isAny(err, ErrUnavailable, ErrNoSpace, ErrConflict, context.Canceled,
+			context.DeadlineExceeded) {
 			return err
 		}
 		if led {

@@ -13,6 +13,18 @@ const (
 	relistInterval = 5 * time.Minute
 	// quotaBytes is etcd's own default; a configuration of 100,000 objects has some 50 MB.
 	quotaBytes = 2 << 30
+	// QuotaBytesMin is the least quota of an embedded member: a few times the greatest transaction, and room for
+	// what a small cluster has.
+	QuotaBytesMin = 16 << 20
+	// QuotaBytesMax is what etcd recommends as the most.
+	QuotaBytesMax = 8 << 30
+	// roomLook is how often a member looks whether it is full.
+	roomLook = time.Second
+	// roomTenths of the quota may be in use when a full member takes writes again: with less room it would be
+	// full again at once.
+	roomTenths = 9
+	// roomTell is how often a member that stays full says so.
+	roomTell = time.Minute
 	// historyRetention lets a watch that was away for most of an hour continue without a new listing.
 	historyRetention = time.Hour
 	// pageItems is the most keys of one request: some 10,000 messages stay below gRPC's usual size.

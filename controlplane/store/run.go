@@ -35,7 +35,16 @@ func (s *Store) Run(ctx context.Context) error {
 	defer client.Close()
 	s.metrics.watchMember(member.Server)
 	s.serve(client)
-	return s.waitMember(ctx, member)
+	roomCtx, end := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.keepRoom(roomCtx, client, member.Server)
+	}()
+	err = s.waitMember(ctx, member)
+	end()
+	<-ended
+	return err
 }
 
 // waitMember waits until ctx ends or the member does.

@@ -239,11 +239,17 @@ func (s *Store) Txn(ctx context.Context, conds []Cond, ops ...Op) (uint64, error
 	s.metrics.count("txn", err)
 	switch {
 	case err != nil:
-		return 0, classify(ctx, "write", err)
+		err = classify(ctx, "write", err)
+		if errors.Is(err, ErrNoSpace) {
+			s.metrics.refused.Store(true)
+			err = s.explainFull()
+		}
+		return 0, err
 	case !r.Succeeded:
 		s.metrics.conflicts.Inc()
 		return uint64(r.Header.Revision), ErrConflict
 	}
+	s.metrics.refused.Store(false)
 	return uint64(r.Header.Revision), nil
 }
 
@@ -303,7 +309,7 @@ func (s *Store) Health(ctx context.Context) error {
 	}
 	for _, a := range alarms.Alarms {
 		if a.Alarm == etcdserverpb.AlarmType_NOSPACE {
-			return ErrNoSpace
+			return s.explainFull()
 		}
 	}
 	return nil

@@ -295,18 +295,6 @@ func TestUnreadableDirectory(t *testing.T) {
 	}
 }
 
-func TestNoSpace(t *testing.T) {
-	ctx := t.Context()
-	s, _ := start(t, Config{QuotaBytes: 1 << 20})
-	var err error
-	for i := 0; i < 4000 && err == nil; i++ { // the size is known after what waits was written out
-		_, err = s.Put(ctx, fmt.Sprint("fill", i), make([]byte, 100<<10))
-	}
-	wantErr(t, err, ErrNoSpace)
-	wantErr(t, s.Health(ctx), ErrNoSpace)
-	must[KV](t)(s.Get(ctx, "fill0")) // reads go on
-}
-
 func TestConfig(t *testing.T) {
 	tls := TLSFiles{Cert: "c", Key: "k", CA: "a"}
 	for _, c := range []struct {
@@ -321,6 +309,8 @@ func TestConfig(t *testing.T) {
 		{"half a TLS", Config{DataDir: "d", PeerTLS: TLSFiles{Cert: "c"}}, false},
 		{"prefix", Config{DataDir: "d", Prefix: "x"}, false},
 		{"address", Config{DataDir: "d", PeerListen: "nonsense"}, false},
+		{"small quota", Config{DataDir: "d", QuotaBytes: QuotaBytesMin - 1}, false},
+		{"large quota", Config{DataDir: "d", QuotaBytes: QuotaBytesMax + 1}, false},
 		{"open peers", Config{DataDir: "d", PeerListen: "10.0.0.1:2380"}, false},
 		{"open peers on purpose", Config{DataDir: "d", PeerListen: "10.0.0.1:2380", InsecurePeers: true}, true},
 		{"secured peers", Config{DataDir: "d", PeerListen: "10.0.0.1:2380", PeerTLS: tls}, true},

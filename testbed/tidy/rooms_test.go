@@ -71,8 +71,9 @@ controlplane/series:     proto/model proto/nearcast/v1 controlplane/store
 controlplane/awsapi:     proto/model proto/nearcast/v1 proto/identity controlplane/catalog controlplane/byoip controlplane/access controlplane/series
 controlplane:            proto/* controlplane/*
 
-cmd/nearcast-edge:       edge edge/kernel edge/handover proto/* edge/flowlog bpf/xdp
-cmd/nearcast-controller: controlplane proto/*
+cmd/size:
+cmd/nearcast-edge:       cmd/size edge edge/kernel edge/handover proto/* edge/flowlog bpf/xdp
+cmd/nearcast-controller: cmd/size controlplane proto/*
 cmd/nearcast/manifest:   proto/model proto/nearcast/v1
 cmd/nearcast/measure:
 cmd/nearcast/plot:
