@@ -78,6 +78,7 @@ type Config struct {
 	// DefaultBalancePort. [balance-address]
 	BalanceAddress netip.AddrPort
 	BalanceWeight  int      // [balance-weight] its share of the site's flows; 0: 100
+	BalanceFlows   int      // [balance-flows] how many flows it remembers, 120 bytes each; 0: 262,144
 	XDPMode        xdp.Mode // [xdp-mode] of guard and balance
 	// ClientMSS bounds the TCP segments that clients are told to send, in bytes; 0: by the interface. [client-mss]
 	ClientMSS int
@@ -169,6 +170,9 @@ func (c *Config) validateBalance(wrong func(flag, format string, args ...any)) {
 	}
 	if c.BalanceAddress.IsValid() && len(c.BalanceInterfaces) == 0 {
 		wrong("balance-address", "is used only with --balance-interfaces; give that, too")
+	}
+	if c.BalanceFlows != 0 && (c.BalanceFlows < balanceFlowsMin || c.BalanceFlows > balanceFlowsMax) {
+		wrong("balance-flows", "must be %d to %d", balanceFlowsMin, balanceFlowsMax)
 	}
 	if c.BalanceWeight < 0 || c.BalanceWeight > model.BalanceWeightMax {
 		wrong("balance-weight", "must be 1 to %d", model.BalanceWeightMax)

@@ -13,6 +13,8 @@ const (
 
 	// DefaultBalancePort is where nodes of a site send each other packets of flows: that of Generic UDP Encapsulation.
 	DefaultBalancePort = 6080
+	// Bounds of --balance-flows: the kernel takes 8 GB at once for the most.
+	balanceFlowsMin, balanceFlowsMax = 1 << 10, 1 << 26
 	// clientMSSMin is the least segment size that the kernel takes.
 	clientMSSMin = 88
 

@@ -104,8 +104,8 @@ func (n *Node) buildEdge(common backbone.Common) (err error) {
 	n.kernel, err = kernel.New(kernel.Config{
 		Modes: n.cfg.KernelModes, PinDir: n.cfg.KernelPins, ClientCongestion: n.cfg.ClientCongestion,
 		Self: n.self, GuardInterfaces: n.cfg.GuardInterfaces, BalanceInterfaces: n.cfg.BalanceInterfaces,
-		XDPMode: n.cfg.XDPMode, TakesOver: n.cfg.Previous != nil, ClientSegment: n.cfg.ClientMSS,
-		Log: n.log.With("room", "kernel"), Metrics: n.registry,
+		BalanceFlows: n.cfg.BalanceFlows, XDPMode: n.cfg.XDPMode, TakesOver: n.cfg.Previous != nil,
+		ClientSegment: n.cfg.ClientMSS, Log: n.log.With("room", "kernel"), Metrics: n.registry,
 	})
 	if err != nil {
 		return err

@@ -110,9 +110,9 @@ static __always_inline __u32 give(struct subject *s, struct settings *c, struct 
 		return SENT_FORWARD;
 	}
 	if (!s->error && s->flow.protocol == IPPROTO_UDP)
-		put_place(&s->flow, c, c->self, now);
-	if (s->syn)
-		bpf_map_delete_elem(&flows, &s->flow);
+		put_place(&s->flow, c, c->self, now, ENTRY_OWN);
+	if (s->syn && !bpf_map_delete_elem(&flows, &s->flow))
+		count_one(&entries, ENTRY_REMOVED);
 	if (a->kind == KIND_RETURN)
 		return LOCAL_RETURNED;
 	return a->kind == KIND_FORWARD ? LOCAL_FORWARDED : LOCAL_OWN;
@@ -127,7 +127,7 @@ static __always_inline __u32 decide(struct subject *s, struct settings *c, struc
 	if (!s->syn && next_candidate(s, c, r, out, step, now)) {
 		out->kind = KIND_ASK;
 		if (!s->error)
-			put_place(&s->flow, c, out->member, now);
+			put_place(&s->flow, c, out->member, now, ENTRY_ASK);
 		return SENT_ASK;
 	}
 	return give(s, c, out, a, owner_of(r, c, now), now);
@@ -141,7 +141,7 @@ static __always_inline __u32 forward(struct subject *s, struct settings *c, stru
 		return SENT_FORWARD;
 	/* A SYN makes no entry, so that a flood of them can't empty the table, but it corrects one. */
 	if (!s->syn || bpf_map_lookup_elem(&flows, &s->flow))
-		put_place(&s->flow, c, to, now);
+		put_place(&s->flow, c, to, now, ENTRY_FORWARD);
 	return SENT_FORWARD;
 }
 

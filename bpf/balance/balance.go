@@ -52,6 +52,9 @@ type Balancer struct {
 	written   []balanceRow // the table in use
 	applied   Site
 	fresh     bool // nothing was applied by this process
+
+	flowsMu sync.Mutex // guards flows; nothing is locked within
+	flows   flowTable
 }
 
 // pinned are the maps that outlive a process.
@@ -139,7 +142,9 @@ func (b *Balancer) recall() error {
 		}
 	}
 	b.history = historyOf(rows, time.Now())
-	return nil
+	used, silent, err := countPlaces(b.objs.Flows, monotonic())
+	b.flows.found = used + silent
+	return err
 }
 
 // Attach attaches the program to an interface; see xdp.Attachments.

@@ -118,6 +118,7 @@ const (
 	balanceMapAllowances = "allowances"
 	balanceMapControl    = "control"
 	balanceMapCounts     = "counts"
+	balanceMapEntries    = "entries"
 	balanceMapFirsts     = "firsts"
 	balanceMapFlows      = "flows"
 	balanceMapMembers    = "members"
@@ -180,6 +181,7 @@ type balanceMapSpecs struct {
 	Allowances *ebpf.MapSpec `ebpf:"allowances"`
 	Control    *ebpf.MapSpec `ebpf:"control"`
 	Counts     *ebpf.MapSpec `ebpf:"counts"`
+	Entries    *ebpf.MapSpec `ebpf:"entries"`
 	Firsts     *ebpf.MapSpec `ebpf:"firsts"`
 	Flows      *ebpf.MapSpec `ebpf:"flows"`
 	Members    *ebpf.MapSpec `ebpf:"members"`
@@ -218,6 +220,7 @@ type balanceMaps struct {
 	Allowances *ebpf.Map `ebpf:"allowances"`
 	Control    *ebpf.Map `ebpf:"control"`
 	Counts     *ebpf.Map `ebpf:"counts"`
+	Entries    *ebpf.Map `ebpf:"entries"`
 	Firsts     *ebpf.Map `ebpf:"firsts"`
 	Flows      *ebpf.Map `ebpf:"flows"`
 	Members    *ebpf.Map `ebpf:"members"`
@@ -232,6 +235,7 @@ func (m *balanceMaps) Close() error {
 		m.Allowances,
 		m.Control,
 		m.Counts,
+		m.Entries,
 		m.Firsts,
 		m.Flows,
 		m.Members,

@@ -1,6 +1,8 @@
 /* Which flow a packet belongs to, and whether this node has it. */
 #pragma once
 
+#include <linux/errno.h>
+
 #include "encap.h"
 
 #define UDP_FRESH_NS 300000000000LL /* after which a UDP flow that has been silent is a new one */
@@ -189,13 +191,16 @@ static __always_inline struct place *place_of(struct flow *f, __u64 now)
 }
 
 /* Notes where a flow is. */
-static __always_inline void put_place(struct flow *f, struct settings *c, __u32 member, __u64 now)
+static __always_inline void put_place(struct flow *f, struct settings *c, __u32 member, __u64 now, enum entry kind)
 {
 	struct place *at = bpf_map_lookup_elem(&flows, f);
 	struct place made = {.seen_ns = now, .member = member, .epoch = c->epoch};
 
 	if (!at) {
-		bpf_map_update_elem(&flows, f, &made, BPF_ANY);
+		long err = bpf_map_update_elem(&flows, f, &made, BPF_NOEXIST);
+
+		if (err != -EEXIST) /* or another CPU was first */
+			count_one(&entries, err ? ENTRY_REFUSED + kind : kind);
 		return;
 	}
 	if (at->member != member || at->epoch != c->epoch) {

@@ -22,6 +22,10 @@ const (
 	// same table.
 	settleTime = time.Minute
 
+	flowsFresh = 5 * time.Minute // UDP_FRESH_NS of flow.h: a flow that was silent for longer is a new one
+	flowsKept  = time.Minute     // how old a count of them may be: a full table takes 0.3 s to count
+	flowsBatch = 4096            // entries a system call; more than a bucket of the kernel's table ever has
+
 	membersSize = 32      // MEMBERS of maps.h
 	candidates  = 7       // CANDIDATES of maps.h
 	keysMax     = 4       // KEYS of maps.h

@@ -73,6 +73,17 @@ struct place {
 	__u32 epoch; /* of the daemon that served it, if it is this node's */
 };
 
+/* Why the table of flows gets an entry. The order is that of kinds in flows.go. */
+enum entry {
+	ENTRY_FORWARD, /* another node's flow, whose packets come here */
+	ENTRY_ASK,     /* a flow that another node was asked for */
+	ENTRY_OWN,     /* a UDP flow of this node */
+	ENTRIES,
+};
+
+#define ENTRY_REFUSED ENTRIES       /* and the kind: the kernel had no room, or was busy with the table */
+#define ENTRY_REMOVED (2 * ENTRIES) /* a SYN began the flow anew */
+
 struct fragments {
 	__u32 source[4];
 	__u32 destination[4];
@@ -151,6 +162,14 @@ struct {
 	__type(key, struct flow);
 	__type(value, struct place);
 } flows SEC(".maps");
+
+/* What became of entries of flows. Those that the kernel evicts are no event: the loader counts what is left. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, ENTRY_REMOVED + 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} entries SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

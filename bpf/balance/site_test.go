@@ -59,12 +59,17 @@ type node struct {
 // newSite makes a site of n nodes, all of which serve.
 func newSite(tb testing.TB, n int, v6 bool) *site {
 	tb.Helper()
+	return newSiteOf(tb, n, v6, Config{FlowsMax: testFlowsMax})
+}
+
+func newSiteOf(tb testing.TB, n int, v6 bool, cfg Config) *site {
+	tb.Helper()
 	set := netns.ForTest(tb, "XDP")
 	s := &site{tb: tb, now: time.Now(), v6: v6}
 	for i := range n {
 		ns, err := set.New(fmt.Sprintf("n%d", i))
 		must(tb, err)
-		b, err := Load(Config{FlowsMax: testFlowsMax})
+		b, err := Load(cfg)
 		var verifier *ebpf.VerifierError
 		if errors.As(err, &verifier) {
 			tb.Logf("%+v", verifier)

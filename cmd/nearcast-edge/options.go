@@ -52,6 +52,7 @@ type options struct {
 	balanceInterfaces []string
 	balanceAddress    string
 	balanceWeight     int
+	balanceFlows      int
 	xdpMode           string
 	clientMSS         int
 	acceptSockets     int
@@ -114,6 +115,8 @@ func (o *options) register(f *pflag.FlagSet) {
 		"where the site's other nodes send on packets of this node's flows, `address:port` (default: the gossip address, "+
 			"port 6080)")
 	f.IntVar(&o.balanceWeight, "balance-weight", 0, "this node's share of its site's flows, a `number` (default 100)")
+	f.IntVar(&o.balanceFlows, "balance-flows", 0,
+		"how many `flows` balance remembers, 120 bytes each (default 262144)")
 	f.StringVar(&o.xdpMode, "xdp-mode", "auto",
 		"where the kernel runs guard and balance: `auto` (native, if the driver can), native or generic")
 	f.IntVar(&o.clientMSS, "client-mss", 0,
@@ -285,7 +288,8 @@ func (o *options) config() (edge.Config, error) {
 // balance fills in what is said about packets before the network stack has them.
 func (o *options) balance(cfg *edge.Config, flag func(string, error)) {
 	cfg.GuardInterfaces, cfg.BalanceInterfaces = o.guardInterfaces, o.balanceInterfaces
-	cfg.BalanceWeight, cfg.ClientMSS, cfg.AcceptSockets = o.balanceWeight, o.clientMSS, o.acceptSockets
+	cfg.BalanceWeight, cfg.BalanceFlows = o.balanceWeight, o.balanceFlows
+	cfg.ClientMSS, cfg.AcceptSockets = o.clientMSS, o.acceptSockets
 	var err error
 	if o.balanceAddress != "" {
 		cfg.BalanceAddress, err = parseAdvertised(o.balanceAddress)

@@ -23,7 +23,7 @@ func (p *Programs) loadBalance() error {
 		}
 		return errNotBalanced
 	}
-	b, err := balance.Load(balance.Config{PinDir: p.cfg.PinDir, TakesOver: p.cfg.TakesOver, Log: p.log})
+	b, err := balance.Load(balance.Config{PinDir: p.cfg.PinDir, FlowsMax: p.cfg.BalanceFlows, TakesOver: p.cfg.TakesOver, Log: p.log})
 	if err != nil {
 		return err
 	}
@@ -92,4 +92,15 @@ func balancedAddresses(s *model.Snapshot, self model.NodeID) []netip.Prefix {
 		}
 	}
 	return all
+}
+
+// flowsNote says that the table of flows is about to forget flows that are in use; "": it isn't.
+func flowsNote(f balance.Flows) string {
+	if f.Used < f.Room*flowsFull/100 {
+		return ""
+	}
+	return fmt.Sprintf("balance's table of flows is full: %d of its %d entries were seen within five minutes, and %d were "+
+		"forgotten for want of room so far; a flow that is forgotten is looked for at the site's other nodes again, and a UDP "+
+		"flow is lost if its row has changed its owner meanwhile; give the node a larger --balance-flows", f.Used, f.Room,
+		f.Forgotten)
 }

@@ -5,11 +5,13 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/nearcast/nearcast/bpf/balance"
 	"github.com/nearcast/nearcast/bpf/xdp"
 	"github.com/nearcast/nearcast/testbed/netns"
 )
@@ -100,5 +102,23 @@ func TestBalancedAddresses(t *testing.T) {
 	want := []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::1/128")}
 	if !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+func TestFlowsNote(t *testing.T) {
+	for _, c := range []struct {
+		flows balance.Flows
+		want  bool
+	}{
+		{balance.Flows{Room: 1000}, false},
+		{balance.Flows{Room: 1000, Used: 500, Silent: 500, Forgotten: 1 << 20}, false}, // only silent ones go
+		{balance.Flows{Room: 1000, Used: 899, Silent: 101}, false},
+		{balance.Flows{Room: 1000, Used: 900, Forgotten: 77}, true},
+	} {
+		note := flowsNote(c.flows)
+		if (note != "") != c.want || c.want && !(strings.Contains(note, "900 of its 1000") &&
+			strings.Contains(note, "77") && strings.Contains(note, "--balance-flows")) {
+			t.Errorf("%+v: %q", c.flows, note)
+		}
 	}
 }

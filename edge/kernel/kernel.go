@@ -93,6 +93,7 @@ type Config struct {
 	ClientSegment int
 	// BalanceInterfaces are those on which packets of clients and of the site's other nodes arrive.
 	BalanceInterfaces []string
+	BalanceFlows      int      // room of balance's table of flows; 0: balance.DefaultFlowsMax
 	XDPMode           xdp.Mode // of guard and balance
 	// TakesOver says that this process takes over from one that is running.
 	TakesOver bool
@@ -337,8 +338,15 @@ func (p *Programs) Notes() []string {
 		Guard: len(p.cfg.GuardInterfaces) == 0 && !p.wanted, Balance: len(p.cfg.BalanceInterfaces) == 0,
 	}
 	unlisted := p.unlisted
-	p.mu.Unlock()
 	var notes []string
+	if p.balance != nil && !p.closed {
+		if f, err := p.balance.Flows(); err != nil {
+			notes = append(notes, fmt.Sprintf("balance's table of flows cannot be read: %v", err))
+		} else if note := flowsNote(f); note != "" {
+			notes = append(notes, note)
+		}
+	}
+	p.mu.Unlock()
 	if len(unlisted) > 0 {
 		notes = append(notes, countryNote(unlisted))
 	}

@@ -3,6 +3,7 @@ package kernel
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/nearcast/nearcast/bpf/balance"
 	"github.com/nearcast/nearcast/bpf/guard"
 )
 
@@ -37,6 +38,17 @@ var (
 		[]string{"verdict", "reason"}, nil)
 	balanceBytesDesc = prometheus.NewDesc("nearcast_kernel_balance_bytes_total",
 		"The same in bytes of frames as they arrived.", []string{"verdict", "reason"}, nil)
+	flowsDesc = prometheus.NewDesc("nearcast_kernel_balance_flows",
+		"Entries of balance's table of flows, by whether their flow was seen within five minutes (used, silent).",
+		[]string{"state"}, nil)
+	flowsMaxDesc = prometheus.NewDesc("nearcast_kernel_balance_flows_max",
+		"Entries that the table has room for. A full one forgets those that were seen longest ago.", nil, nil)
+	flowEntriesDesc = prometheus.NewDesc("nearcast_kernel_balance_flow_entries_total",
+		"Entries that were made or refused (the kernel could not make them), by kind: forward and ask for other "+
+			"nodes' flows, own for UDP flows of this node; and removed, because a SYN began the flow anew.",
+		[]string{"result", "kind"}, nil)
+	flowsForgottenDesc = prometheus.NewDesc("nearcast_kernel_balance_flows_forgotten_total",
+		"Entries that the kernel evicted for want of room, silent ones first; at least so many.", nil, nil)
 )
 
 // collector reads the programs' counters when it is asked.
@@ -90,6 +102,25 @@ func (c collector) balance(to chan<- prometheus.Metric) {
 		to <- prometheus.MustNewConstMetric(balanceBytesDesc, prometheus.CounterValue, float64(n.Bytes),
 			reason.Verdict(), reason.String())
 	}
+	c.flows(to)
+}
+
+func (c collector) flows(to chan<- prometheus.Metric) {
+	f, err := c.p.balance.Flows()
+	if err != nil {
+		to <- prometheus.NewInvalidMetric(flowsDesc, err)
+		return
+	}
+	to <- prometheus.MustNewConstMetric(flowsDesc, prometheus.GaugeValue, float64(f.Used), "used")
+	to <- prometheus.MustNewConstMetric(flowsDesc, prometheus.GaugeValue, float64(f.Silent), "silent")
+	to <- prometheus.MustNewConstMetric(flowsMaxDesc, prometheus.GaugeValue, float64(f.Room))
+	to <- prometheus.MustNewConstMetric(flowsForgottenDesc, prometheus.CounterValue, float64(f.Forgotten))
+	for result, kinds := range map[string]map[balance.EntryKind]uint64{"made": f.Made, "refused": f.Refused} {
+		for kind, n := range kinds {
+			to <- prometheus.MustNewConstMetric(flowEntriesDesc, prometheus.CounterValue, float64(n), result, kind.String())
+		}
+	}
+	to <- prometheus.MustNewConstMetric(flowEntriesDesc, prometheus.CounterValue, float64(f.Removed), "removed", "")
 }
 
 func (c collector) guard(to chan<- prometheus.Metric) {
