@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/goleak"
 
 	"github.com/nearcast/nearcast/edge/backbone"
 	"github.com/nearcast/nearcast/edge/datagram"
@@ -25,10 +24,11 @@ import (
 	"github.com/nearcast/nearcast/edge/steer"
 	"github.com/nearcast/nearcast/proto/identity"
 	"github.com/nearcast/nearcast/proto/model"
+	"github.com/nearcast/nearcast/testbed/leak"
 	"github.com/nearcast/nearcast/testbed/netns"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 var (
 	vip  = netip.MustParseAddr("127.0.1.1")

@@ -12,13 +12,13 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"github.com/nearcast/nearcast/testbed/leak"
 	"github.com/nearcast/nearcast/testbed/netns"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 var (
 	loopback4 = netip.MustParseAddrPort("127.0.0.1:0")

@@ -16,15 +16,16 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"github.com/nearcast/nearcast/testbed/leak"
 )
 
 func TestMain(m *testing.M) {
 	if os.Getenv("NETNS_TEST_OWNER") != "" {
 		ownAndHang()
 	}
-	goleak.VerifyTestMain(m)
+	leak.Main(m)
 }
 
 // patience bounds waits that end at once unless something is broken.

@@ -70,25 +70,29 @@ func (d *deployment) slowloris(t *testing.T) {
 // pressureTries is how often others' times are taken.
 const pressureTries = 3
 
-// pace makes new connections for so long, of which none may be refused or broken, and returns the p99 of what they took
-// (what is not answered took as long as a client waits), and of connections past Nearcast in the same seconds.
+// pace makes new connections for so long, of which none may fail, and returns the p99 of what they took, and of
+// connections past Nearcast in the same seconds. Only on a machine that is seconds late for those, too, may some time
+// out: they took as long as a client waits.
 func (d *deployment) pace(t *testing.T, what string, lasts time.Duration) (of, past time.Duration) {
 	t.Helper()
 	beside := d.direct("jakarta", "us-iad-1", 10*time.Millisecond)
 	defer beside.end()
 	as := d.steadyRateUpTo(underWayAtUpgrade, "jakarta", 10*time.Millisecond, func() { time.Sleep(lasts) })
 	say(t, what, as)
+	took := beside.took()
+	// Seconds late past Nearcast as well: the machine has no time for anybody.
+	starved := load.Quantile(took, 1) > attemptTimeout/stepsBeside
 	for i, a := range as {
 		var timeout net.Error
 		switch {
 		case a.Err == nil:
-		case errors.As(a.Err, &timeout) && timeout.Timeout():
+		case starved && errors.As(a.Err, &timeout) && timeout.Timeout():
 			as[i].Times.Total, as[i].Err = attemptTimeout, nil
 		default:
 			t.Errorf("a new flow failed: %v", a.Err)
 		}
 	}
-	return p99(as), load.Quantile(beside.took(), 0.99)
+	return p99(as), load.Quantile(took, 0.99)
 }
 
 func p99(as []load.Attempt) time.Duration {

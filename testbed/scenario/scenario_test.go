@@ -53,7 +53,11 @@ func stand(t *testing.T, name string, change func(*world.Spec), opt world.Option
 	}
 	// Of this process's own, so that a world can stand beside another process's of the same file: three letters, and
 	// five of a process id.
-	spec.Name = spec.Name[:min(3, len(spec.Name))] + strconv.FormatInt(int64(os.Getpid()), 36)
+	short := spec.Name[:min(3, len(spec.Name))]
+	spec.Name = short + strconv.FormatInt(int64(os.Getpid()), 36)
+	if _, err := netns.Sweep(short); err != nil { // what a run left that was killed
+		t.Log(err)
+	}
 	if opt.Dir == "" {
 		opt.Dir = t.TempDir()
 	}

@@ -3,7 +3,7 @@ package wan
 import (
 	"testing"
 
-	"go.uber.org/goleak"
+	"github.com/nearcast/nearcast/testbed/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
