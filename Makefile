@@ -61,7 +61,7 @@ bench-dispatch: deps-bench build ## the kernel's dispatcher beside plain sockets
 	@$(BIN)/nearcast-lab bench dispatch
 
 bench-dns: deps-bench ## DNS beside gdnsd and a stock server of the DNS library, in one run (two CPUs)
-	NEARCAST_BENCH_DNS=1 go test -count=1 -run 'TestBeside$$' ./edge/dns
+	NEARCAST_BENCH_DNS=1 go test -v -count=1 -run 'TestBeside$$' ./edge/dns
 
 bench-guard: deps-bench build ## guard beside nftables, and clients in a flood of SYNs, in one run (root, two CPUs)
 	@$(BIN)/nearcast-lab bench guard

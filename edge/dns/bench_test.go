@@ -94,13 +94,15 @@ func TestBeside(t *testing.T) {
 
 const closedLoop = "UDP geo + ECS, closed loop"
 
-// atShare offers a server a share of what it got done in a closed loop, whatever it answers, and prints how long
-// its answers took, how many never came, and how many were answered of those offered: the loader can fall behind.
+// atShare offers a server a share of what it got done in a closed loop, whatever it answers, and prints how many
+// answers never came, and how long answers took to a second, slow asker meanwhile: one that prints each is too slow
+// itself for the whole load. That asker shares its CPU with the loader, which is in its times.
 func atShare(t *testing.T, name string, at served, share, peak float64, names string, args ...string) {
 	t.Helper()
 	offered := share * peak
-	said := dnsperf(t, at, names, append([]string{"-v", "-q", "20000", "-t", "1", "-Q", itoa(int(offered))}, args...)...)
-	took := said.latencies()
+	load := startPerf(t, at, names, append([]string{"-q", "500", "-t", "1", "-Q", itoa(int(offered))}, args...)...)
+	asker := startPerf(t, at, names, append([]string{"-v", "-t", "1", "-Q", "500"}, args...)...)
+	said, took := load(), asker().latencies()
 	if len(took) == 0 {
 		t.Fatal("dnsperf printed no query")
 	}
@@ -114,8 +116,15 @@ func atShare(t *testing.T, name string, at served, share, peak float64, names st
 // perfOutput is what dnsperf printed.
 type perfOutput []byte
 
-// dnsperf runs for benchSeconds on CPU 1. Its output goes by a file: a pipe's reader would need the server's CPU.
+// dnsperf runs for benchSeconds on CPU 1.
 func dnsperf(t *testing.T, at served, names string, args ...string) perfOutput {
+	t.Helper()
+	return startPerf(t, at, names, args...)()
+}
+
+// startPerf is dnsperf whose end is waited for by what it returns. Its output goes by a file: a pipe's reader would
+// need the server's CPU.
+func startPerf(t *testing.T, at served, names string, args ...string) (wait func() perfOutput) {
 	t.Helper()
 	queries, output := filepath.Join(t.TempDir(), "names"), filepath.Join(t.TempDir(), "output")
 	writeFile(t, queries, names)
@@ -123,16 +132,22 @@ func dnsperf(t *testing.T, at served, names string, args ...string) perfOutput {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	cmd := exec.Command("taskset", append([]string{"-c", "1", "dnsperf", "-s", at.addr.Addr().String(), "-p",
-		itoa(int(at.addr.Port())), "-d", queries, "-l", benchSeconds}, args...)...)
+	cmd := exec.CommandContext(t.Context(), "taskset", append([]string{"-c", "1", "dnsperf", "-s", at.addr.Addr().String(),
+		"-p", itoa(int(at.addr.Port())), "-d", queries, "-l", benchSeconds}, args...)...)
 	cmd.Stdout, cmd.Stderr = f, f
-	err = cmd.Run()
-	text, readErr := os.ReadFile(output)
-	if err != nil || readErr != nil {
-		t.Fatalf("dnsperf: %v, %v\n%s", err, readErr, text[max(0, len(text)-2000):])
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
 	}
-	return text
+	return func() perfOutput {
+		t.Helper()
+		defer f.Close()
+		err := cmd.Wait()
+		text, readErr := os.ReadFile(output)
+		if err != nil || readErr != nil {
+			t.Fatalf("dnsperf: %v, %v\n%s", err, readErr, text[max(0, len(text)-2000):])
+		}
+		return text
+	}
 }
 
 // number is one of the statistics at the end.
