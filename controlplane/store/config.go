@@ -145,7 +145,7 @@ func (c Config) validateEmbedded() error {
 	}
 	c = c.withDefaults()
 	if c.QuotaBytes < QuotaBytesMin || c.QuotaBytes > QuotaBytesMax {
-		return fmt.Errorf("the store's quota of %d bytes is not within %d MiB and %d MiB", c.QuotaBytes,
+		return fmt.Errorf("the store's quota is %d bytes: give a --store-quota of %d MiB to %d MiB", c.QuotaBytes,
 			QuotaBytesMin>>20, QuotaBytesMax>>20)
 	}
 	if len(c.Peers) > 0 {

@@ -80,27 +80,10 @@ func newAgent(t *testing.T, c *cluster, dir string, change func(*Config), contro
 // run identifies the agent and runs it until the test or stop ends it.
 func (r *running) run(t *testing.T) *running {
 	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	if _, err := r.Identify(ctx); err != nil {
+	if _, err := r.Identify(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan error, 1)
-	go func() { done <- r.Run(ctx) }()
-	var once sync.Once
-	r.stop = func() {
-		once.Do(func() {
-			cancel()
-			select {
-			case err := <-done:
-				if err != nil {
-					t.Error(err)
-				}
-			case <-time.After(patience):
-				t.Error("Run does not end")
-			}
-		})
-	}
-	t.Cleanup(r.stop)
+	r.stop = leak.Run(t, r.Run)
 	return r
 }
 

@@ -1,7 +1,6 @@
 package datagram
 
 import (
-	"context"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/nearcast/nearcast/edge/udpio"
 	"github.com/nearcast/nearcast/proto/wire"
+	"github.com/nearcast/nearcast/testbed/leak"
 )
 
 // patience is how long anything may take that others do, on a machine that has no time.
@@ -30,20 +30,7 @@ func start(t testing.TB, cfg Config) *Transport {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- tr.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		select {
-		case err := <-done:
-			if err != nil {
-				t.Error(err)
-			}
-		case <-time.After(patience):
-			t.Error("Run does not end")
-		}
-	})
+	leak.Run(t, tr.Run)
 	return tr
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/nearcast/nearcast/edge/zone"
 	"github.com/nearcast/nearcast/proto/model"
 	"github.com/nearcast/nearcast/proto/zonefile"
+	"github.com/nearcast/nearcast/testbed/leak"
 )
 
 const text = `
@@ -126,20 +127,7 @@ func serve(t testing.TB, st State, cfg Config) *Server {
 		t.Fatal(err)
 	}
 	s.Set(st)
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		select {
-		case err := <-done:
-			if err != nil {
-				t.Error(err)
-			}
-		case <-time.After(patience):
-			t.Error("Run does not end")
-		}
-	})
+	leak.Run(t, s.Run)
 	return s
 }
 

@@ -3,7 +3,6 @@ package flowlog
 import (
 	"bytes"
 	"compress/gzip"
-	"context"
 	"fmt"
 	"io"
 	"net"
@@ -108,20 +107,8 @@ func newLog(t testing.TB, c Config) *Log {
 
 // run runs a Log until the returned function is called.
 func run(t testing.TB, l *Log) (stop func()) {
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- l.Run(ctx) }()
-	return func() {
-		cancel()
-		select {
-		case err := <-done:
-			if err != nil {
-				t.Error(err)
-			}
-		case <-time.After(patience):
-			t.Error("Run does not end")
-		}
-	}
+	t.Helper()
+	return leak.Run(t, l.Run)
 }
 
 // lines returns all lines of all files in a destination directory, and the files' paths below it.

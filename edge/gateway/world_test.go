@@ -39,23 +39,12 @@ type world struct {
 func newWorld(t testing.TB, options ...func(*Config)) *world {
 	t.Helper()
 	w := idleWorld(t, options...)
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- w.g.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		select {
-		case err := <-done:
-			if err != nil {
-				t.Error(err)
-			}
-		case <-time.After(patience):
-			t.Error("Run does not end")
-		}
+	t.Cleanup(func() { // after it has ended
 		if tcp, udp := w.g.Flows(); tcp+udp != 0 {
 			t.Errorf("%d + %d flows are left", tcp, udp)
 		}
 	})
+	leak.Run(t, w.g.Run)
 	return w
 }
 

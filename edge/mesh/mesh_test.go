@@ -1,7 +1,6 @@
 package mesh
 
 import (
-	"context"
 	"crypto/rand"
 	"fmt"
 	"net"
@@ -67,26 +66,7 @@ func start(t *testing.T, id string, addr netip.AddrPort, s *model.Snapshot, chan
 	if s != nil {
 		m.SetSnapshot(s)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- m.Run(ctx) }()
-	stopped := false
-	p.stop = func() {
-		if stopped {
-			return
-		}
-		stopped = true
-		cancel()
-		select {
-		case err := <-done:
-			if err != nil {
-				t.Errorf("%s: %v", id, err)
-			}
-		case <-time.After(patience):
-			t.Errorf("%s: Run does not end", id)
-		}
-	}
-	t.Cleanup(p.stop)
+	p.stop = leak.Run(t, m.Run)
 	return p
 }
 

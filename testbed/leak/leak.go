@@ -2,8 +2,11 @@
 package leak
 
 import (
+	"context"
 	"fmt"
 	"os"
+	"sync"
+	"testing"
 	"time"
 
 	"go.uber.org/goleak"
@@ -35,4 +38,29 @@ func wait(patience time.Duration, options ...goleak.Option) error {
 			return err
 		}
 	}
+}
+
+// runPatience is how long what a test runs may take to end when it is told to.
+const runPatience = 30 * time.Second
+
+// Run starts run in a goroutine and has it end with the test, or before that when stop is called, which may be
+// done more than once. The test fails if run returns an error or does not end.
+func Run(t testing.TB, run func(context.Context) error) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("Run: %v", err)
+			}
+		case <-time.After(runPatience):
+			t.Error("Run does not end")
+		}
+	})
+	t.Cleanup(stop)
+	return stop
 }
